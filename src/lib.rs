@@ -1,0 +1,4 @@
+//! Slugline hands out work to AI coding agents: an agent asks over HTTP and gets a git worktree that exists, is
+//! prepared, in sync and judged. `ARCHITECTURE.md` tells the way through the rooms.
+
+pub mod model;

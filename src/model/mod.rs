@@ -1,0 +1,23 @@
+//! The vocabulary and every decision, pure: no I/O, no async runtime, no clock (time is an argument).
+//!
+//! Reading order: `ids` and `time` (what things are called), `phase` and `plan` (what a call has to do),
+//! `claim` and `next` (who gets which todo), `roadmap` and `repo_config` (what a repository says),
+//! `operation`, `work_order`, `problem` and `event` (what clients and the ledger see), `record` (what is remembered
+//! of a slug), `supervision` (what happens to an actor that died).
+
+pub mod claim;
+pub mod event;
+pub mod ids;
+pub mod next;
+pub mod operation;
+pub mod phase;
+pub mod plan;
+pub mod problem;
+pub mod record;
+pub mod repo_config;
+pub mod roadmap;
+pub mod settings;
+pub mod supervision;
+pub mod time;
+pub mod view;
+pub mod work_order;

@@ -1,0 +1,1 @@
+//! Which todo a lane gets next.

@@ -1,0 +1,1 @@
+//! Reading settings from TOML so that all faults are reported at once.

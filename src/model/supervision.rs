@@ -1,0 +1,1 @@
+//! What happens to an actor that died: a pure policy over its recent history.
