@@ -1,7 +1,7 @@
 //! The vocabulary and every decision, pure: no I/O, no async runtime, no clock (time is an argument).
 //!
 //! Reading order: `ids` and `time` (what things are called), `phase` and `plan` (what a call has to do),
-//! `claim` and `next` (who gets which todo), `roadmap` and `repo_config` (what a repository says),
+//! `claim` and `next` (who gets which todo), `roadmap`, `repo_config` and `prepare` (what a repository says),
 //! `operation`, `work_order`, `problem` and `event` (what clients and the ledger see), `record` (what is remembered
 //! of a slug), `supervision` (what happens to an actor that died).
 
@@ -12,6 +12,7 @@ pub mod next;
 pub mod operation;
 pub mod phase;
 pub mod plan;
+pub mod prepare;
 pub mod problem;
 pub mod record;
 pub mod repo_config;

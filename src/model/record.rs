@@ -81,6 +81,9 @@ pub struct PrepareMark {
     pub definition: String,
     /// Digest of the names and contents of all inputs, taken after the run.
     pub inputs: String,
+    /// Worktree-relative paths that were there after the run and must stay there.
+    #[serde(default)]
+    pub outputs: Vec<String>,
     /// When the mark was set.
     pub at: Timestamp,
 }

@@ -1,0 +1,204 @@
+//! What every actor of one daemon shares: handles, limits and tables that outlive any single actor.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use super::board::Board;
+use super::clock::Clock;
+use super::dispatcher::DispatcherMsg;
+use super::faults::Faults;
+use super::ledger::Ledger;
+use super::mailbox::Address;
+use super::probe::GateEnvironment;
+use super::repo::{Registered, Repo};
+use super::repository::RepositoryMsg;
+use super::runs::Runs;
+use super::slug::SlugMsg;
+use crate::metrics::actors::ActorKind;
+use crate::model::ids::{RepoName, TodoKey};
+use crate::model::problem::{Problem, ProblemCode};
+use crate::process::Runner;
+
+/// Limits and places, from the configuration.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where token, address, ledger and logs are.
+    pub data_dir: PathBuf,
+    /// Where worktrees are.
+    pub worktrees_dir: PathBuf,
+    /// Length of a lease, in milliseconds.
+    pub lease_ms: i64,
+    /// How long a slug actor stays without being asked anything.
+    pub idle_after: Duration,
+    /// What one git command gets.
+    pub git_timeout: Duration,
+    /// How many prepare and gate commands run at once.
+    pub commands_max: usize,
+    /// How much one command may print, in bytes.
+    pub output_bytes_max: u64,
+    /// How long a process tree gets between TERM and KILL.
+    pub kill_grace: Duration,
+}
+
+/// What an actor system is built from.
+pub struct Args {
+    /// Limits and places.
+    pub settings: Settings,
+    /// The repositories to serve.
+    pub repositories: Vec<Registered>,
+    /// The opened ledger.
+    pub ledger: Ledger,
+    /// How commands are run.
+    pub runner: Runner,
+    /// What commands get as their environment.
+    pub environment: Vec<(OsString, OsString)>,
+    /// What time it is.
+    pub clock: Clock,
+    /// Where a test makes things fail.
+    pub faults: Faults,
+    /// Marks the processes of this daemon's runs; the same for every daemon on one data directory.
+    pub run_mark: String,
+}
+
+/// The shared part. Built once; handed to every actor.
+pub struct Context {
+    /// Limits and places.
+    pub settings: Settings,
+    /// What time it is.
+    pub clock: Clock,
+    /// The way to the ledger.
+    pub ledger: Ledger,
+    /// How commands are run.
+    pub runner: Runner,
+    /// What commands get as their environment.
+    pub environment: Vec<(OsString, OsString)>,
+    /// What verdicts depend on in it.
+    pub gate_environment: Arc<GateEnvironment>,
+    /// Who holds what.
+    pub board: Board,
+    /// The runs that are on.
+    pub runs: Runs,
+    /// The repositories, by name.
+    pub repos: BTreeMap<RepoName, RepoEntry>,
+    /// Where the dispatcher is.
+    pub dispatcher: Address<DispatcherMsg>,
+    /// The slug actors that live or are being restarted.
+    pub slugs: Directory,
+    /// Prepare and gate commands take one of these each.
+    pub commands: tokio::sync::Semaphore,
+    /// Where a test makes things fail.
+    pub faults: Faults,
+    /// Marks the processes of this daemon's runs.
+    pub run_mark: String,
+    draining: AtomicBool,
+}
+
+/// A repository and its actor.
+pub struct RepoEntry {
+    /// The shared part.
+    pub repo: Arc<Repo>,
+    /// Where its actor is.
+    pub address: Address<RepositoryMsg>,
+}
+
+/// Messages a repository actor may have waiting: activations, one per slug asked for the first time.
+const REPOSITORY_MAILBOX_LIMIT: usize = 4_096;
+/// Messages the dispatcher may have waiting: a lane of a thousand workers that all ask at once.
+const DISPATCHER_MAILBOX_LIMIT: usize = 4_096;
+
+impl Context {
+    /// Everything that is shared, before any actor lives.
+    #[must_use]
+    pub fn new(args: Args) -> Arc<Self> {
+        let entry = |registered: Registered| {
+            let repo = Arc::new(Repo::new(registered, &args.settings.worktrees_dir));
+            let address = Address::new(ActorKind::Repository, REPOSITORY_MAILBOX_LIMIT);
+            (repo.name().clone(), RepoEntry { repo, address })
+        };
+        Arc::new(Self {
+            repos: args.repositories.into_iter().map(entry).collect(),
+            gate_environment: Arc::new(GateEnvironment::of(&args.environment)),
+            commands: tokio::sync::Semaphore::new(args.settings.commands_max),
+            dispatcher: Address::new(ActorKind::Dispatcher, DISPATCHER_MAILBOX_LIMIT),
+            settings: args.settings,
+            clock: args.clock,
+            ledger: args.ledger,
+            runner: args.runner,
+            environment: args.environment,
+            board: Board::default(),
+            runs: Runs::default(),
+            slugs: Directory::default(),
+            faults: args.faults,
+            run_mark: args.run_mark,
+            draining: AtomicBool::new(false),
+        })
+    }
+
+    /// The repository of a request: the named one, or the only one.
+    pub fn repo(&self, name: Option<&RepoName>) -> Result<&RepoEntry, Problem> {
+        let names = || self.repos.keys().map(ToString::to_string).collect::<Vec<_>>();
+        match name {
+            Some(name) => self.repos.get(name).ok_or_else(|| {
+                let detail = format!("no repository is registered as {name}; registered: {}", names().join(", "));
+                Problem::new(ProblemCode::UnknownRepository, detail).with("registered", names())
+            }),
+            None if self.repos.len() == 1 => self.repos.values().next().ok_or_else(no_repository),
+            None if self.repos.is_empty() => Err(no_repository()),
+            None => {
+                let detail = format!("several repositories are registered, so say which in repo: {}", names().join(", "));
+                Err(Problem::new(ProblemCode::InvalidRequest, detail).with("registered", names()))
+            }
+        }
+    }
+
+    /// From here on nothing new is accepted.
+    pub fn start_draining(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    /// Refuses once the daemon is shutting down.
+    pub fn refuse_when_draining(&self) -> Result<(), Problem> {
+        if !self.draining.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let detail = "the daemon is shutting down and accepts nothing new; ask again once it is back";
+        Err(Problem::new(ProblemCode::Draining, detail).retry_after(2_000))
+    }
+}
+
+fn no_repository() -> Problem {
+    Problem::new(ProblemCode::UnknownRepository, "no repository is registered; start the daemon with --repo PATH or list one in slugline.toml")
+}
+
+/// Addresses of slug actors, so that a warm call goes to its actor directly.
+#[derive(Clone, Default)]
+pub struct Directory(Arc<RwLock<HashMap<TodoKey, Address<SlugMsg>>>>);
+
+impl Directory {
+    /// Where a slug's actor is, if it has one.
+    #[must_use]
+    pub fn get(&self, todo: &TodoKey) -> Option<Address<SlugMsg>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).get(todo).cloned()
+    }
+
+    /// Enters an address.
+    pub fn insert(&self, todo: TodoKey, address: Address<SlugMsg>) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(todo, address);
+    }
+
+    /// Takes an address out.
+    pub fn remove(&self, todo: &TodoKey) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).remove(todo);
+    }
+
+    /// Every address.
+    #[must_use]
+    pub fn all(&self) -> Vec<(TodoKey, Address<SlugMsg>)> {
+        let map = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        map.iter().map(|(todo, address)| (todo.clone(), address.clone())).collect()
+    }
+}

@@ -1,0 +1,168 @@
+//! How the commands of a run are run: with its exclusion, its log, its mark and its end.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+use super::context::Context;
+use super::exclusion::{Exclusion, private_parent};
+use super::run::{PhaseFault, Run};
+use crate::git::{Exec, GitCommand, GitEnd, GitExit};
+use crate::metrics::{git as git_metric, process as metric};
+use crate::model::phase::{Outcome, Phase};
+use crate::model::problem::{Problem, ProblemCode};
+use crate::process::{CommandSpec, Exit, ExitOutcome, ProcessError, WhenDaemonDies, shell};
+
+/// Runs the commands of one run.
+pub struct RunExec {
+    context: Arc<Context>,
+    cwd: PathBuf,
+    log: PathBuf,
+    exclusion: Option<Exclusion>,
+    stop: CancellationToken,
+    mark: String,
+    extra: Vec<(OsString, OsString)>,
+    phase: Phase,
+}
+
+impl RunExec {
+    /// For git commands of a run: they end by themselves when the daemon dies, so that git leaves nothing half done.
+    #[must_use]
+    pub fn git(run: &Run) -> Self {
+        Self::of(run, Phase::Worktree)
+    }
+
+    /// For the commands a repository declares: they end with the daemon.
+    #[must_use]
+    pub fn command(run: &Run, phase: Phase) -> Self {
+        Self::of(run, phase)
+    }
+
+    fn of(run: &Run, phase: Phase) -> Self {
+        let todo = &run.args.todo;
+        let mut extra: Vec<(OsString, OsString)> = vec![
+            ("SLUGLINE_REPO".into(), todo.repo.as_str().into()),
+            ("SLUGLINE_SLUG".into(), todo.slug.as_str().into()),
+            ("SLUGLINE_OPERATION".into(), run.handle.id.as_str().into()),
+        ];
+        if let Some(traceparent) = &run.call.traceparent {
+            extra.push(("TRACEPARENT".into(), traceparent.into()));
+        }
+        Self {
+            context: run.args.context.clone(),
+            cwd: run.args.repo.worktree_path(&todo.slug),
+            log: run.log.clone(),
+            exclusion: run.exclusion.clone(),
+            stop: run.stopped().clone(),
+            mark: format!("{}-{}", run.args.context.run_mark, run.handle.id),
+            extra,
+            phase,
+        }
+    }
+
+    /// Runs one line of shell in the worktree.
+    pub async fn shell(&self, command: &str, deadline: Duration) -> Result<Exit, PhaseFault> {
+        let permit = tokio::select! {
+            permit = self.context.commands.acquire() => permit,
+            () = self.stop.cancelled() => return Err(cancelled()),
+        };
+        let _permit = permit.map_err(|_| cancelled())?;
+        let env = [self.context.environment.clone(), self.extra.clone()].concat();
+        let spec = self.spec(shell(command), self.cwd.clone(), env, deadline, WhenDaemonDies::Kill).await?;
+        self.run(spec).await.map_err(|error| PhaseFault {
+            problem: Problem::new(ProblemCode::Internal, format!("`{command}` could not be run: {error}")),
+            outcome: Outcome::Error,
+        })
+    }
+
+    async fn spec(&self, argv: Vec<OsString>, cwd: PathBuf, env: Vec<(OsString, OsString)>, deadline: Duration, when_daemon_dies: WhenDaemonDies) -> Result<CommandSpec, PhaseFault> {
+        let log = self.log.clone();
+        let log = tokio::task::spawn_blocking(move || private_parent(log)).await.map_err(std::io::Error::other).and_then(|made| made);
+        let log = log.map_err(|error| Problem::new(ProblemCode::Internal, format!("log directory {}: {error}", self.log.display())))?;
+        Ok(CommandSpec {
+            argv,
+            cwd,
+            env,
+            log,
+            deadline,
+            grace: self.context.settings.kill_grace,
+            output_bytes_max: self.context.settings.output_bytes_max,
+            lock: self.exclusion.clone(),
+            when_daemon_dies,
+            mark: self.mark.clone(),
+            on_started: None,
+        })
+    }
+
+    async fn run(&self, spec: CommandSpec) -> Result<Exit, ProcessError> {
+        metric::command_started(self.phase);
+        let result = self.context.runner.run(spec, &self.stop).await;
+        metric::command_ended(self.phase);
+        match &result {
+            Ok(exit) => {
+                metric::command_exited(self.phase, exit_result(exit), exit.killed, exit.cpu, exit.output_bytes);
+            }
+            Err(_) => metric::command_exited(self.phase, metric::ExitResult::SpawnError, 0, Duration::ZERO, 0),
+        }
+        result
+    }
+
+    /// Turns the end of a repository's command into success or the problem the caller is told.
+    pub fn judge(&self, command: &str, name: &str, code: ProblemCode, exit: &Exit) -> Result<(), PhaseFault> {
+        let (outcome, code, what) = match exit.outcome {
+            ExitOutcome::Code(0) => return Ok(()),
+            ExitOutcome::Code(status) => (Outcome::Failure, code, format!("ended with exit code {status}")),
+            ExitOutcome::Signal(signal) => (Outcome::Failure, code, format!("was ended by signal {signal}")),
+            ExitOutcome::TimedOut => (Outcome::Timeout, ProblemCode::DeadlineExceeded, format!("did not end in time and was killed after {} s with everything it had started", exit.duration.as_secs())),
+            ExitOutcome::OutputLimit => (Outcome::Failure, code, format!("printed more than {} bytes and was ended", self.context.settings.output_bytes_max)),
+            ExitOutcome::Cancelled => return Err(cancelled()),
+        };
+        let mut problem = Problem::new(code, format!("{name}: `{command}` {what}; mend it and ask again"))
+            .with("command", command)
+            .with("name", name)
+            .with("log_path", self.log.display().to_string())
+            .with("tail", exit.tail.as_str());
+        if let ExitOutcome::Code(status) = exit.outcome {
+            problem = problem.with("exit_code", status);
+        }
+        Err(PhaseFault { problem, outcome })
+    }
+}
+
+fn cancelled() -> PhaseFault {
+    PhaseFault { problem: Problem::new(ProblemCode::Cancelled, "ended while its command ran"), outcome: Outcome::Cancellation }
+}
+
+fn exit_result(exit: &Exit) -> metric::ExitResult {
+    match exit.outcome {
+        ExitOutcome::Code(0) => metric::ExitResult::Ok,
+        ExitOutcome::Code(_) => metric::ExitResult::Nonzero,
+        ExitOutcome::Signal(_) => metric::ExitResult::Signal,
+        ExitOutcome::TimedOut => metric::ExitResult::Timeout,
+        ExitOutcome::Cancelled | ExitOutcome::OutputLimit => metric::ExitResult::Killed,
+    }
+}
+
+impl Exec for RunExec {
+    async fn exec(&self, command: GitCommand) -> Result<GitExit, String> {
+        let begun = Instant::now();
+        let env = [self.context.environment.clone(), command.env].concat();
+        let deadline = command.deadline.min(self.context.settings.git_timeout);
+        let spec = self.spec(command.argv, command.cwd, env, deadline, WhenDaemonDies::Finish).await.map_err(|fault| fault.problem.detail)?;
+        let exit = self.run(spec).await.map_err(|error| error.to_string())?;
+        let ended_well = exit.outcome == ExitOutcome::Code(0);
+        git_metric::operation_finished(command.what, git_metric::Backend::Cli, ended_well, begun.elapsed());
+        Ok(GitExit {
+            code: if let ExitOutcome::Code(code) = exit.outcome { Some(code) } else { None },
+            outcome: match exit.outcome {
+                ExitOutcome::Code(_) | ExitOutcome::Signal(_) => GitEnd::Exited,
+                ExitOutcome::TimedOut | ExitOutcome::OutputLimit => GitEnd::TimedOut,
+                ExitOutcome::Cancelled => GitEnd::Cancelled,
+            },
+            tail: exit.tail,
+        })
+    }
+}

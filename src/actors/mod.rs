@@ -1,0 +1,46 @@
+//! Who does what, one thing at a time: the supervision tree, its messages and its state.
+//!
+//! May know `model`, `metrics`, `git`, `process` and `store`. Reading order: `handle` (the way in), `slug` (the
+//! single-flight), `probe` (the cheap look), `run` and `phases` (carrying out), `dispatcher` (who gets what),
+//! `repository`, `root` and `ledger` (the tree), `mailbox` and `supervision` (what ractor leaves out), `context`,
+//! `repo`, `board` and `runs` (what outlives an actor), `exclusion` and `exec` (how commands run), `answer` and
+//! `timing` (what is told), `inputs`, `clock`, `faults`.
+
+pub mod answer;
+pub mod board;
+pub mod clock;
+pub mod context;
+pub mod dispatcher;
+pub mod exclusion;
+pub mod exec;
+pub mod faults;
+pub mod handle;
+pub mod inputs;
+pub mod ledger;
+pub mod mailbox;
+pub mod phases;
+pub mod probe;
+pub mod repo;
+pub mod repository;
+pub mod root;
+pub mod run;
+pub mod runs;
+pub mod slug;
+pub mod supervision;
+pub mod timing;
+
+use ractor::Actor;
+
+pub use context::{Args, Settings};
+pub use handle::Handle;
+pub use repo::Registered;
+
+/// Starts the actors: the root, which starts the rest. The second part tells the name of a child the root gave up.
+pub async fn start(args: Args, ledger_path: std::path::PathBuf) -> Result<(Handle, tokio::sync::watch::Receiver<Option<String>>), String> {
+    let context = context::Context::new(args);
+    let (meltdown, melted) = tokio::sync::watch::channel(None);
+    let address = root::Root::address();
+    let root = root::RootArgs { context: context.clone(), ledger_path, address: address.clone(), meltdown };
+    Actor::spawn(None, root::Root, root).await.map_err(|error| error.to_string())?;
+    Ok((Handle::new(context, address, melted.clone()), melted))
+}

@@ -1,0 +1,133 @@
+//! `worktree`: the linked worktree exists, registered, on its branch.
+//!
+//! Entry condition: it is absent, its directory or registration is gone, or it was only half made.
+//! Effect: it is created from the base, attached to its branch, linked again or restored from its index. A half-made
+//! one was never given to anybody: if it turns out whole it is kept, otherwise it is moved aside, never deleted.
+//! Ends with: the mark "made" in the ledger. The mark "begun" is there before the first effect.
+//! Undone by: nothing; what was made is found by the next look.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use crate::actors::clock;
+use crate::actors::exec::RunExec;
+use crate::actors::exclusion::private_parent;
+use crate::actors::phases::{blocking, git_fault, git_of};
+use crate::actors::probe::Look;
+use crate::actors::run::{PhaseFault, Run};
+use crate::git::{self, Place};
+use crate::metrics::git::{self as metric, LockKind};
+use crate::model::phase::Reason;
+use crate::model::plan::WorktreeState;
+use crate::model::problem::{Problem, ProblemCode};
+use crate::model::record::{MarkState, WorktreeMark};
+use crate::store::Write;
+
+/// git compares file times in whole seconds, so an index written in the same second as its files makes every later
+/// lock-free status read all of them again. A refresh helps once that second is over.
+const RACY_FOR: Duration = Duration::from_millis(1_100);
+
+/// Makes, attaches, links or restores the worktree.
+pub async fn carry_out(run: &mut Run, reason: Reason, found: &Look) -> Result<Reason, PhaseFault> {
+    let path = run.args.repo.worktree_path(&run.args.todo.slug);
+    refuse_lost_disk(run, &path).await?;
+    if found.probe.worktree == WorktreeState::HalfMade && turned_out_whole(run, found).await? {
+        mark(run, MarkState::Done).await?;
+        return Ok(reason);
+    }
+    mark(run, MarkState::Started).await?;
+    make(run, found, &path).await?;
+    run.args.context.faults.hit("worktree.made");
+    run.checked_out = Some(Instant::now());
+    mark(run, MarkState::Done).await?;
+    Ok(reason)
+}
+
+/// One writer at a time in the repository's registry; the wait for it is measured apart from the phase.
+async fn make(run: &mut Run, found: &Look, path: &std::path::Path) -> Result<(), PhaseFault> {
+    let (git, slug, repo) = (git_of(run)?, run.args.todo.slug.clone(), run.args.repo.clone());
+    let exec = RunExec::git(run);
+    let waiting = Instant::now();
+    let _writer = repo.registry.lock().await;
+    metric::lock_waited(LockKind::Repo, waiting.elapsed());
+    let target = path.to_owned();
+    blocking(move || private_parent(target)).await?.map_err(|error| {
+        Problem::new(ProblemCode::Internal, format!("cannot make the directory of {}: {error}", path.display()))
+    })?;
+    let mut place = found.probe.worktree;
+    if place == WorktreeState::HalfMade {
+        place = set_half_made_aside(run, &git, path).await?;
+    }
+    let base = &found.base.oid;
+    let made = match place {
+        WorktreeState::Absent => git::worktree::create(&git, &exec, path, &slug, base).await,
+        WorktreeState::BranchOnly => git::worktree::attach(&git, &exec, path, &slug).await,
+        WorktreeState::Unlinked => git::worktree::relink(&git, &exec, path, &slug).await,
+        WorktreeState::Missing => git::worktree::recreate(&git, &exec, path, &slug).await,
+        WorktreeState::HalfMade | WorktreeState::Present | WorktreeState::Foreign => Ok(()),
+    };
+    made.map_err(|error| git_fault(&format!("making the worktree of {}", run.args.todo), &error))
+}
+
+/// Moves what was half made into the trash and says what is left to build on.
+async fn set_half_made_aside(run: &Run, git: &std::sync::Arc<git::Repository>, path: &std::path::Path) -> Result<WorktreeState, PhaseFault> {
+    let (git, slug, path) = (git.clone(), run.args.todo.slug.clone(), path.to_owned());
+    let trash: PathBuf = run.args.repo.trash.join(clock::operation_id().as_str());
+    tracing::warn!(todo = %run.args.todo, aside = %trash.display(), "a half-made worktree is moved aside");
+    let aside = blocking(move || {
+        git::worktree::set_aside(&git, &path, &trash)?;
+        git.glance(&path, &slug)
+    });
+    match aside.await?.map_err(|error| git_fault("moving a half-made worktree aside", &error))? {
+        Place::Absent { branch: Some(_) } => Ok(WorktreeState::BranchOnly),
+        Place::Absent { branch: None } => Ok(WorktreeState::Absent),
+        _ => Err(Problem::new(ProblemCode::Internal, "a half-made worktree could not be moved aside").into()),
+    }
+}
+
+/// Whether a worktree that was only begun is complete after all: git may have finished after the daemon died.
+async fn turned_out_whole(run: &Run, found: &Look) -> Result<bool, PhaseFault> {
+    let (git, slug) = (git_of(run)?, run.args.todo.slug.clone());
+    let path = run.args.repo.worktree_path(&slug);
+    drop(found.head.as_ref());
+    blocking(move || match git.glance(&path, &slug) {
+        Ok(Place::Present { head, in_progress: None }) => {
+            git.local_changes(&path, &head).is_ok_and(|changes| changes.is_empty()) && !git.index_is_locked(&path)
+        }
+        _ => false,
+    })
+    .await
+}
+
+/// A worktrees directory that vanished whole is a disk that is not mounted, not a hundred worktrees to make again.
+async fn refuse_lost_disk(run: &Run, path: &std::path::Path) -> Result<(), PhaseFault> {
+    let known = run.memory.record().worktree.is_some_and(|mark| mark.state == MarkState::Done);
+    let root = run.args.context.settings.worktrees_dir.clone();
+    if !known || blocking(move || root.is_dir()).await? {
+        return Ok(());
+    }
+    let detail = format!("{} is gone with everything under it; mount it again, or make the directory if it was removed on purpose", run.args.context.settings.worktrees_dir.display());
+    Err(Problem::new(ProblemCode::WorktreeForeign, detail).with("path", path.display().to_string()).into())
+}
+
+async fn mark(run: &mut Run, state: MarkState) -> Result<(), PhaseFault> {
+    let at = run.args.context.clock.now();
+    let mark = WorktreeMark { state, at };
+    run.memory.record_mut().worktree = Some(mark.clone());
+    let todo = run.args.todo.clone();
+    run.commit(vec![Write::WorktreeMarked { todo, mark: Some(mark), at }]).await.map_err(PhaseFault::from)
+}
+
+/// Refreshes the index once, under our exclusion and before anybody works there, if the files are old enough by now.
+/// A failure costs only speed of later looks.
+pub async fn repair_racy_index(run: &mut Run) {
+    if run.checked_out.is_none_or(|at| at.elapsed() < RACY_FOR) {
+        return;
+    }
+    let Ok(git) = git_of(run) else { return };
+    let path = run.args.repo.worktree_path(&run.args.todo.slug);
+    let exec = RunExec::git(run);
+    if let Err(error) = git::worktree::repair_racy_index(&git, &exec, &path).await {
+        tracing::debug!(todo = %run.args.todo, %error, "the index could not be refreshed");
+    }
+}

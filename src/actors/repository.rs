@@ -1,0 +1,207 @@
+//! The repository actor: supervises the slug actors of one repository and brings them up on demand.
+//!
+//! Supervised by the root. Its death ends its slug actors; runs that are on go on (they live in [`super::runs`]) and
+//! are found again by the slug actors that come back on demand. In: `Activate`, `Restart`, `Describe`.
+//!
+//! Nothing shared is owned here: the git handle, what was read of the base and the permit for the registry are in
+//! [`super::repo::Repo`], so a restart costs no git work.
+
+use std::sync::Arc;
+
+use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
+use serde_json::{Value, json};
+
+use super::context::Context;
+use super::mailbox::{Address, Envelope, Reply};
+use super::repo::Repo;
+use super::slug::{MAILBOX_LIMIT, SlugActor, SlugArgs, SlugMsg};
+use super::supervision::{Aftermath, BUDGET, ChildState, Children, start_by};
+use crate::metrics::actors::ActorKind;
+use crate::model::ids::{RepoName, Slug, TodoKey};
+use crate::model::problem::{Problem, ProblemCode};
+use crate::model::view::ActorView;
+
+/// What a repository actor hears.
+pub enum RepositoryMsg {
+    /// Somebody wants to talk to a slug's actor. The caller has checked that the todo exists.
+    Activate {
+        /// Which.
+        slug: Slug,
+        /// Where it is.
+        reply: Reply<Result<Address<SlugMsg>, Problem>>,
+    },
+    /// The delay of a child's restart is over.
+    Restart {
+        /// Which child.
+        child: String,
+    },
+    /// Its own view and the state of its children.
+    Describe {
+        /// Answer.
+        reply: Reply<(Value, Vec<ActorView>)>,
+    },
+}
+
+/// What a repository actor is built from.
+#[derive(Clone)]
+pub struct RepositoryArgs {
+    /// What all actors share.
+    pub context: Arc<Context>,
+    /// The repository.
+    pub repo: Arc<Repo>,
+    /// Where this actor is reached.
+    pub address: Address<RepositoryMsg>,
+}
+
+/// The actor's state.
+pub struct RepositoryState {
+    args: RepositoryArgs,
+    children: Children,
+}
+
+/// The actor.
+pub struct RepositoryActor;
+
+impl RepositoryActor {
+    /// Starts it under a supervisor.
+    pub async fn start(args: RepositoryArgs, supervisor: ActorCell) -> Result<ActorCell, String> {
+        let (actor, _) = Actor::spawn_linked(None, Self, args, supervisor).await.map_err(|error| error.to_string())?;
+        Ok(actor.get_cell())
+    }
+}
+
+impl Actor for RepositoryActor {
+    type Msg = Envelope<RepositoryMsg>;
+    type State = RepositoryState;
+    type Arguments = RepositoryArgs;
+
+    async fn pre_start(&self, myself: ActorRef<Self::Msg>, args: RepositoryArgs) -> Result<RepositoryState, ActorProcessingErr> {
+        // Slug actors of an earlier incarnation died with it; their addresses lead nowhere.
+        for (todo, address) in args.context.slugs.all() {
+            if todo.repo == *args.repo.name() {
+                address.point_at(None);
+                args.context.slugs.remove(&todo);
+            }
+        }
+        args.address.point_at(Some(myself));
+        Ok(RepositoryState { args, children: Children::new(BUDGET) })
+    }
+
+    async fn handle(&self, myself: ActorRef<Self::Msg>, envelope: Self::Msg, state: &mut RepositoryState) -> Result<(), ActorProcessingErr> {
+        let message = envelope.open().0;
+        state.args.context.faults.hit("repository.handle");
+        match message {
+            RepositoryMsg::Activate { slug, reply } => state.on_activate(slug, reply, myself.get_cell()).await,
+            RepositoryMsg::Restart { child } => state.on_restart(&child, myself.get_cell()).await,
+            RepositoryMsg::Describe { reply } => state.on_describe(reply),
+        }
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(&self, _: ActorRef<Self::Msg>, event: SupervisionEvent, state: &mut RepositoryState) -> Result<(), ActorProcessingErr> {
+        let aftermath = state.children.on_event(&event);
+        state.act(aftermath);
+        Ok(())
+    }
+}
+
+impl RepositoryState {
+    fn todo(&self, slug: &Slug) -> TodoKey {
+        TodoKey { repo: self.args.repo.name().clone(), slug: slug.clone() }
+    }
+
+    async fn on_activate(&mut self, slug: Slug, reply: Reply<Result<Address<SlugMsg>, Problem>>, myself: ActorCell) {
+        let todo = self.todo(&slug);
+        let answer = match (self.children.state(slug.as_str()), self.args.context.slugs.get(&todo)) {
+            (Some(ChildState::Up(_)), Some(address)) if address.is_up() => Ok(address),
+            (Some(ChildState::Restarting), _) => Err(restarting(&todo, 250)),
+            (Some(ChildState::GivenUp), _) if !self.children.until_retry(slug.as_str()).is_zero() => {
+                let ms = self.children.until_retry(slug.as_str()).as_millis();
+                Err(given_up(&todo, u64::try_from(ms).unwrap_or(u64::MAX)))
+            }
+            _ => self.bring_up(&todo, myself).await,
+        };
+        let _ = reply.send(answer);
+    }
+
+    async fn bring_up(&mut self, todo: &TodoKey, myself: ActorCell) -> Result<Address<SlugMsg>, Problem> {
+        let address = Address::new(ActorKind::Slug, MAILBOX_LIMIT);
+        let args = SlugArgs {
+            context: self.args.context.clone(),
+            repo: self.args.repo.clone(),
+            todo: todo.clone(),
+            address: address.clone(),
+        };
+        let start = start_by(move |supervisor| SlugActor::start(args.clone(), supervisor));
+        let aftermath = self.children.start(ActorKind::Slug, todo.slug.as_str(), myself, start).await;
+        self.args.context.slugs.insert(todo.clone(), address.clone());
+        let up = aftermath == Aftermath::Nothing;
+        self.act(aftermath);
+        if up { Ok(address) } else { Err(restarting(todo, 250)) }
+    }
+
+    async fn on_restart(&mut self, child: &str, myself: ActorCell) {
+        let aftermath = self.children.restart(child, myself).await;
+        self.act(aftermath);
+    }
+
+    /// Follows up on what happened to a child. A child that is down is out of reach at once, not after its callers
+    /// have waited.
+    fn act(&mut self, aftermath: Aftermath) {
+        match aftermath {
+            Aftermath::Nothing => {}
+            Aftermath::RestartAfter(child, delay) => {
+                self.point_at_nobody(&child, false);
+                let address = self.args.address.clone();
+                tokio::spawn(async move {
+                    tokio::time::sleep(delay).await;
+                    let _ = address.tell(RepositoryMsg::Restart { child });
+                });
+            }
+            Aftermath::Ended(child) | Aftermath::GaveUp(child) => self.point_at_nobody(&child, true),
+        }
+    }
+
+    fn point_at_nobody(&self, child: &str, forget: bool) {
+        let Ok(slug) = Slug::parse(child) else { return };
+        let todo = self.todo(&slug);
+        if let Some(address) = self.args.context.slugs.get(&todo) {
+            address.point_at(None);
+            if forget {
+                self.args.context.slugs.remove(&todo);
+            }
+        }
+    }
+
+    fn on_describe(&self, reply: Reply<(Value, Vec<ActorView>)>) {
+        let children = self.children.describe().map(|(name, kind, state, history)| ActorView {
+            kind: kind.as_str().to_owned(),
+            name: format!("{}/{name}", self.args.repo.name()),
+            parent: format!("repository:{}", self.args.repo.name()),
+            state: state.to_owned(),
+            restarts: history.restarts,
+            last_failure: history.last_failure.clone(),
+            mailbox: 0,
+            mailbox_high_water: 0,
+            work: Value::Null,
+        });
+        let view = json!({
+            "path": self.args.repo.registered.path,
+            "open": self.args.repo.git_if_open().is_some(),
+            "base_oid": self.args.repo.base_if_read().map(|base| base.oid.clone()),
+        });
+        let _ = reply.send((view, children.collect()));
+    }
+}
+
+fn restarting(todo: &TodoKey, after_ms: u64) -> Problem {
+    Problem::new(ProblemCode::Restarting, format!("the actor of {todo} is being restarted; ask again")).retry_after(after_ms)
+}
+
+fn given_up(todo: &TodoKey, after_ms: u64) -> Problem {
+    let detail = format!("the actor of {todo} failed too often and is left down for now; /actors says why");
+    Problem::new(ProblemCode::Restarting, detail).retry_after(after_ms)
+}
+
+/// The address of a repository's actor under its name.
+pub type RepositoryAddress = (RepoName, Address<RepositoryMsg>);

@@ -1,0 +1,442 @@
+//! The slug actor: everything that happens to one todo's worktree goes through here, one thing at a time. That is the
+//! single-flight: while a look is under way further callers wait for the next look, while a run is on they join it.
+//!
+//! Supervised by its repository's actor. Its death disturbs this slug only and loses nothing accepted: a run that is
+//! on lives in [`super::runs`] and is found again, what is remembered is in the ledger, and a caller whose question
+//! died with it asks once more. It stops by itself when nobody has asked for a while, and comes back on demand.
+//! In: `Work`, `Looked`, `RunEnded`, `Scanned`, `IdleCheck`, `Describe`. Out: `IdleCheck` to itself.
+//!
+//! Races: `Looked` and `RunEnded` carry the memory that was lent to a task; a fact from an earlier incarnation's task
+//! is as good as one from our own, because the memory in it is newer than nothing.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
+use serde_json::{Value, json};
+
+use super::answer::{self, Settled};
+use super::context::Context;
+use super::dispatcher::{Asker, already_claimed, refusal};
+use super::mailbox::{Address, Envelope, Reply};
+use super::probe::{self, Look, Memory, Scan};
+use super::repo::Repo;
+use super::run::{self, Order};
+use super::runs::RunHandle;
+use crate::metrics::actors::ActorKind;
+use crate::metrics::phases::{self as metric, FlightRole};
+use crate::model::ids::TodoKey;
+use crate::model::phase::{Decision, Phase};
+use crate::model::plan::{self, ClaimState, PhaseSet, Step, Wish};
+use crate::model::problem::{Problem, ProblemCode};
+use crate::model::work_order::WorkOrder;
+
+/// Calls one slug may have waiting. More callers than this for a single worktree is a mistake of theirs: 429.
+pub const MAILBOX_LIMIT: usize = 1_024;
+
+/// What a work call brings.
+#[derive(Debug, Clone)]
+pub struct WorkCall {
+    /// Who asks.
+    pub asker: Asker,
+    /// Whether to prepare in any case.
+    pub refresh: bool,
+    /// Whether the dispatcher found the caller's own live claim, or the actor has to look itself.
+    pub granted: Option<bool>,
+    /// When the call was accepted.
+    pub accepted: Instant,
+    /// W3C trace context of the call.
+    pub traceparent: Option<String>,
+}
+
+/// What a work call leads to.
+pub enum WorkReply {
+    /// Nothing had to run.
+    Ready(Box<WorkOrder>),
+    /// A run is on; `joined` says it was on before this call.
+    Running {
+        /// The run.
+        run: RunHandle,
+        /// Whether somebody else's call started it.
+        joined: bool,
+    },
+}
+
+/// What a slug actor hears.
+pub enum SlugMsg {
+    /// A worker asks for this todo.
+    Work {
+        /// The call.
+        call: WorkCall,
+        /// Answer: at once, or a run to wait for.
+        reply: Reply<Result<WorkReply, Problem>>,
+    },
+    /// A look is over; the memory lent to it comes back.
+    Looked {
+        /// The memory.
+        memory: Box<Memory>,
+        /// What was found.
+        found: Box<Result<Look, Problem>>,
+        /// The calls it was made for.
+        calls: Vec<Waiting>,
+    },
+    /// A run is over; the memory lent to it comes back, unless its task died.
+    RunEnded {
+        /// The memory.
+        memory: Option<Box<Memory>>,
+    },
+    /// The work tree was gone through behind an answer.
+    Scanned {
+        /// What was found, or nothing when it failed.
+        scan: Option<Scan>,
+    },
+    /// Time to see whether anybody still needs this actor.
+    IdleCheck,
+    /// What it is doing.
+    Describe {
+        /// Answer.
+        reply: Reply<Value>,
+    },
+}
+
+/// A call that waits for a look.
+pub struct Waiting {
+    call: WorkCall,
+    reply: Reply<Result<WorkReply, Problem>>,
+    waited: Duration,
+}
+
+/// What a slug actor is built from.
+#[derive(Clone)]
+pub struct SlugArgs {
+    /// What all actors share.
+    pub context: Arc<Context>,
+    /// The repository.
+    pub repo: Arc<Repo>,
+    /// The todo.
+    pub todo: TodoKey,
+    /// Where this actor is reached.
+    pub address: Address<SlugMsg>,
+}
+
+enum Activity {
+    Idle,
+    Looking,
+    Running(RunHandle),
+}
+
+/// The actor's state.
+pub struct SlugState {
+    args: SlugArgs,
+    activity: Activity,
+    /// `None` while it is lent to a look or a run, or was lost with one.
+    memory: Option<Box<Memory>>,
+    /// Calls that wait for the next look.
+    waiting: VecDeque<Waiting>,
+    scanning: bool,
+    last_asked: Instant,
+}
+
+/// The actor.
+pub struct SlugActor;
+
+impl SlugActor {
+    /// Starts it under its repository's actor.
+    pub async fn start(args: SlugArgs, supervisor: ActorCell) -> Result<ActorCell, String> {
+        let (actor, _) = Actor::spawn_linked(None, Self, args, supervisor).await.map_err(|error| error.to_string())?;
+        Ok(actor.get_cell())
+    }
+}
+
+impl Actor for SlugActor {
+    type Msg = Envelope<SlugMsg>;
+    type State = SlugState;
+    type Arguments = SlugArgs;
+
+    async fn pre_start(&self, myself: ActorRef<Self::Msg>, args: SlugArgs) -> Result<SlugState, ActorProcessingErr> {
+        let activity = args.context.runs.of(&args.todo).map_or(Activity::Idle, Activity::Running);
+        args.address.point_at(Some(myself));
+        let state = SlugState {
+            activity,
+            memory: None,
+            waiting: VecDeque::new(),
+            scanning: false,
+            last_asked: Instant::now(),
+            args,
+        };
+        state.check_idle_later();
+        Ok(state)
+    }
+
+    async fn handle(&self, myself: ActorRef<Self::Msg>, envelope: Self::Msg, state: &mut SlugState) -> Result<(), ActorProcessingErr> {
+        let (message, waited) = envelope.open();
+        state.args.context.faults.hit("slug.handle");
+        match message {
+            SlugMsg::Work { call, reply } => state.on_work(Waiting { call, reply, waited }),
+            SlugMsg::Looked { memory, found, calls } => state.on_looked(memory, *found, calls),
+            SlugMsg::RunEnded { memory } => state.on_run_ended(memory),
+            SlugMsg::Scanned { scan } => state.on_scanned(scan),
+            SlugMsg::IdleCheck => state.on_idle_check(&myself),
+            SlugMsg::Describe { reply } => state.on_describe(reply),
+        }
+        Ok(())
+    }
+}
+
+impl SlugState {
+    fn on_work(&mut self, waiting: Waiting) {
+        self.last_asked = Instant::now();
+        self.notice_ended_run();
+        match &self.activity {
+            Activity::Running(run) => match join(run, &waiting.call, &self.args) {
+                Join::Yes => answer_running(waiting, run.clone(), true),
+                Join::No(problem) => drop(waiting.reply.send(Err(problem))),
+                Join::Later => self.wait(waiting),
+            },
+            Activity::Looking => self.wait(waiting),
+            Activity::Idle => self.look(vec![waiting]),
+        }
+    }
+
+    /// A run that was adopted from an earlier incarnation may have ended before we were there to hear of it.
+    fn notice_ended_run(&mut self) {
+        if matches!(self.activity, Activity::Running(_)) && self.args.context.runs.of(&self.args.todo).is_none() {
+            self.activity = Activity::Idle;
+        }
+    }
+
+    fn wait(&mut self, waiting: Waiting) {
+        if self.waiting.len() < MAILBOX_LIMIT {
+            self.waiting.push_back(waiting);
+        } else {
+            let detail = format!("{} calls wait for {} already", self.waiting.len(), self.args.todo);
+            drop(waiting.reply.send(Err(Problem::new(ProblemCode::Busy, detail).retry_after(1_000))));
+        }
+    }
+
+    /// Lends the memory to a look, for these calls.
+    fn look(&mut self, calls: Vec<Waiting>) {
+        self.activity = Activity::Looking;
+        let memory = self.memory.take().unwrap_or_default();
+        let args = self.args.clone();
+        tokio::spawn(async move {
+            let SlugArgs { context, repo, todo, address } = args;
+            let now = context.clock.now();
+            let (memory, found) = probe::look(&repo, &todo, &context.ledger, &context.gate_environment, memory, now).await;
+            let _ = address.tell(SlugMsg::Looked { memory, found: Box::new(found), calls });
+        });
+    }
+
+    fn on_looked(&mut self, memory: Box<Memory>, found: Result<Look, Problem>, calls: Vec<Waiting>) {
+        self.memory = Some(memory);
+        self.activity = Activity::Idle;
+        match found {
+            Ok(found) => self.decide(found, calls),
+            Err(problem) => refuse_all(calls, &problem),
+        }
+        self.serve_waiting();
+    }
+
+    /// Plans for the first caller that may have the todo; everybody else of the same worker gets the same, other
+    /// workers are told who was first.
+    fn decide(&mut self, mut found: Look, calls: Vec<Waiting>) {
+        let state = self.args.context.board.of(&self.args.todo);
+        let live = state.claim.filter(|claim| claim.is_live(self.args.context.clock.now()));
+        let first = match (&live, calls.first()) {
+            (Some(claim), _) => Asker { lane: claim.lane.clone(), worker: claim.worker.clone() },
+            (None, Some(first)) => first.call.asker.clone(),
+            (None, None) => return,
+        };
+        let (mine, others): (Vec<Waiting>, Vec<Waiting>) =
+            calls.into_iter().partition(|waiting| same(&waiting.call.asker, &first));
+        let others_problem = live.as_ref().map(|claim| already_claimed(&self.args.todo, claim));
+        refuse_all(others, &others_problem.unwrap_or_else(|| being_claimed(&self.args.todo, &first)));
+        if live.is_none() {
+            let seen = self.args.context.board.in_repo(&self.args.todo.repo);
+            if let Some(problem) = refusal(&found.base, &seen, &self.args.todo) {
+                return refuse_all(mine, &problem);
+            }
+        }
+        found.probe.claim = if live.is_some() { ClaimState::Mine } else { ClaimState::Free };
+        let wish = Wish { refresh: mine.iter().any(|waiting| waiting.call.refresh) };
+        let plan = plan::plan(&found.probe, wish);
+        match (plan.next(PhaseSet::default()), live) {
+            (Step::Done, Some(claim)) => self.answer_settled(mine, &Settled { found: &found, plan: &plan, claim: &claim }),
+            (Step::Fail(phase, _), _) => {
+                let memory = self.memory.get_or_insert_default();
+                let problem = answer::cannot(phase, &self.args.todo, &self.args.repo, &found, memory);
+                refuse_all(mine, &problem);
+            }
+            (Step::Run(..) | Step::Done, _) => self.start_run(mine, wish),
+        }
+    }
+
+    /// Nothing had to run: everybody is answered at once, then what was decided is told to log and metrics.
+    fn answer_settled(&mut self, calls: Vec<Waiting>, settled: &Settled<'_>) {
+        let memory = self.memory.get_or_insert_default();
+        for waiting in calls {
+            let order = answer::settled(&self.args.todo, &self.args.repo, settled, memory, self.args.context.board.of(&self.args.todo).stage, &waiting.call, waiting.waited);
+            let _ = waiting.reply.send(Ok(WorkReply::Ready(Box::new(order.clone()))));
+            super::timing::call_finished(&self.args.todo, &order);
+        }
+        self.scan_behind_the_answer();
+    }
+
+    fn start_run(&mut self, calls: Vec<Waiting>, wish: Wish) {
+        let Some(first) = calls.first() else { return };
+        let order = Order { call: first.call.clone(), wish };
+        let memory = self.memory.take().unwrap_or_default();
+        let run = match run::start(&self.args, order, memory) {
+            Ok(run) => run,
+            Err((on, memory)) => {
+                self.memory = Some(memory);
+                on
+            }
+        };
+        metric::flight(FlightRole::Leader);
+        for (index, waiting) in calls.into_iter().enumerate() {
+            answer_running(waiting, run.clone(), index > 0);
+        }
+        self.activity = Activity::Running(run);
+    }
+
+    fn on_run_ended(&mut self, memory: Option<Box<Memory>>) {
+        if memory.is_some() {
+            self.memory = memory;
+        }
+        if matches!(self.activity, Activity::Running(_)) {
+            self.activity = Activity::Idle;
+        }
+        self.serve_waiting();
+    }
+
+    fn serve_waiting(&mut self) {
+        if matches!(self.activity, Activity::Idle) && !self.waiting.is_empty() {
+            let calls = self.waiting.drain(..).collect();
+            self.look(calls);
+        } else if let Activity::Running(run) = &self.activity {
+            // Those who came while the look was under way and may join the run it led to.
+            for waiting in std::mem::take(&mut self.waiting) {
+                match join(run, &waiting.call, &self.args) {
+                    Join::Yes => answer_running(waiting, run.clone(), true),
+                    Join::No(problem) => drop(waiting.reply.send(Err(problem))),
+                    Join::Later => self.waiting.push_back(waiting),
+                }
+            }
+        }
+    }
+
+    /// Goes through the work tree when the last time is too long ago, so that the next answer can say what is there.
+    fn scan_behind_the_answer(&mut self) {
+        let old = self.memory.as_ref().and_then(|memory| memory.scan.as_ref()).is_none_or(Scan::is_old);
+        let head = self.args.repo.git_if_open();
+        let (false, true, Some(git)) = (self.scanning, old, head) else { return };
+        self.scanning = true;
+        let args = self.args.clone();
+        let mark = self.memory.as_ref().and_then(|memory| memory.record.clone());
+        tokio::spawn(async move {
+            let (path, now, slug) = (args.repo.worktree_path(&args.todo.slug), args.context.clock.now(), args.todo.slug.clone());
+            let scanned = tokio::task::spawn_blocking(move || {
+                let head = git.branch_oid(&slug)?;
+                let memory = Memory { record: mark, ..Memory::default() };
+                probe::local_changes(&git, &path, &head, &memory).ok().map(|changes| Scan::fresh(now, !changes.is_empty()))
+            });
+            let _ = args.address.tell(SlugMsg::Scanned { scan: scanned.await.ok().flatten() });
+        });
+    }
+
+    fn on_scanned(&mut self, scan: Option<Scan>) {
+        self.scanning = false;
+        if let (Some(scan), Some(memory)) = (scan, self.memory.as_mut()) {
+            memory.scan = Some(scan);
+        }
+    }
+
+    fn check_idle_later(&self) {
+        let (address, after) = (self.args.address.clone(), self.args.context.settings.idle_after);
+        tokio::spawn(async move {
+            tokio::time::sleep(after).await;
+            let _ = address.tell(SlugMsg::IdleCheck);
+        });
+    }
+
+    /// Nobody asked for a while and nothing is on: the actor goes, its next caller gets a new one.
+    fn on_idle_check(&mut self, myself: &ActorRef<Envelope<SlugMsg>>) {
+        self.notice_ended_run();
+        let idle = matches!(self.activity, Activity::Idle) && self.waiting.is_empty();
+        if idle && self.last_asked.elapsed() >= self.args.context.settings.idle_after {
+            self.args.address.point_at(None);
+            self.args.context.slugs.remove(&self.args.todo);
+            myself.stop(Some("idle".to_owned()));
+        } else {
+            self.check_idle_later();
+        }
+    }
+
+    fn on_describe(&self, reply: Reply<Value>) {
+        let activity = match &self.activity {
+            Activity::Idle => json!("idle"),
+            Activity::Looking => json!("looking"),
+            Activity::Running(run) => json!({ "operation": run.id, "lane": run.lane, "worker": run.worker }),
+        };
+        let view = json!({ "activity": activity, "waiting": self.waiting.len(), "scanning": self.scanning });
+        let _ = reply.send(view);
+    }
+}
+
+enum Join {
+    Yes,
+    No(Problem),
+    Later,
+}
+
+/// Whether a call can wait for a run that is on.
+fn join(run: &RunHandle, call: &WorkCall, args: &SlugArgs) -> Join {
+    let asker = Asker { lane: run.lane.clone(), worker: run.worker.clone() };
+    if !same(&call.asker, &asker) {
+        let claim = args.context.board.of(&args.todo).claim.filter(|claim| claim.is_live(args.context.clock.now()));
+        let problem = claim.map_or_else(|| being_claimed(&args.todo, &asker), |claim| already_claimed(&args.todo, &claim));
+        return Join::No(problem);
+    }
+    // A run that does not prepare in any case is not what this caller asked for: it gets the next one.
+    if call.refresh && !run.refresh { Join::Later } else { Join::Yes }
+}
+
+fn same(a: &Asker, b: &Asker) -> bool {
+    a.lane == b.lane && a.worker == b.worker
+}
+
+/// The problem of a todo another worker is just being given.
+fn being_claimed(todo: &TodoKey, holder: &Asker) -> Problem {
+    let detail = format!("{todo} is just being given to {}/{}; ask without a slug for another todo", holder.lane, holder.worker);
+    Problem::new(ProblemCode::AlreadyClaimed, detail)
+        .with("lane", holder.lane.as_str())
+        .with("worker", holder.worker.as_str())
+        .retry_after(1_000)
+}
+
+fn refuse_all(calls: Vec<Waiting>, problem: &Problem) {
+    for waiting in calls {
+        let _ = waiting.reply.send(Err(problem.clone()));
+    }
+}
+
+fn answer_running(waiting: Waiting, run: RunHandle, joined: bool) {
+    if joined {
+        metric::flight(FlightRole::Joined);
+    }
+    let _ = waiting.reply.send(Ok(WorkReply::Running { run, joined }));
+}
+
+/// What a caller that joined sees of the phases it waited for.
+pub fn as_joined(order: &mut WorkOrder) {
+    for report in &mut order.phases {
+        if report.decision == Decision::Run && report.phase != Phase::Dispatch {
+            report.decision = Decision::Join;
+        }
+    }
+}
+
+/// The kind this actor is counted under.
+pub const KIND: ActorKind = ActorKind::Slug;
