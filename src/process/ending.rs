@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, waitpid};
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, wait};
 
 use super::command::ExitOutcome;
 use super::table::{self, Process};
@@ -66,11 +66,11 @@ impl Kin {
     /// Reaps every child that has ended; true when nothing of the run is left.
     pub(super) fn reap(&mut self) -> bool {
         loop {
-            match waitpid(None, WaitOptions::NOHANG) {
+            match wait(WaitOptions::NOHANG) {
                 Ok(Some((pid, status))) if pid == self.command => self.exit = outcome_of(status).or(self.exit),
                 Ok(Some(_)) | Err(rustix::io::Errno::INTR) => {}
-                Ok(None) => return false,
-                Err(_) => return self.group_is_gone(),
+                Err(rustix::io::Errno::CHILD) => return self.group_is_gone(),
+                Ok(None) | Err(_) => return false,
             }
         }
     }
