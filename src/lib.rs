@@ -2,3 +2,4 @@
 //! prepared, in sync and judged. `ARCHITECTURE.md` tells the way through the rooms.
 
 pub mod model;
+pub mod process;

@@ -1,0 +1,29 @@
+//! Running one command to its certain end.
+//!
+//! Every command is started through a supervisor: our own program executed again as `slugline __run …`. It becomes
+//! sub-reaper, so that whatever the command starts, however it detaches itself, stays in the supervisor's subtree; it
+//! keeps the deadline and the output limit by itself; it holds the caller's lock until nothing of the run is left,
+//! even when the daemon dies. The daemon only ever does a plain spawn.
+//!
+//! May know `model` and `metrics`. Reading order: `command` (what is asked and answered), `environment`, `runner` (the
+//! daemon's side), `protocol` (what goes between), `supervisor` and `ending` (the other side), `table` (the system's
+//! process table), `sweep` (what is done when a supervisor is lost), `tail` (output made safe to show).
+//!
+//! Not reachable from here: what a command asks another service to start (systemd, cron, a container engine).
+
+mod command;
+mod ending;
+mod environment;
+mod protocol;
+mod runner;
+mod supervisor;
+mod sweep;
+mod table;
+mod tail;
+
+pub use command::{CommandSpec, Exit, ExitOutcome, OnStarted, ProcessError, WhenDaemonDies, shell};
+pub use environment::clean_env;
+pub use protocol::{HELPER_VERB, MARK_VARIABLE};
+pub use runner::Runner;
+pub use supervisor::helper_main;
+pub use sweep::{Sweep, sweep};

@@ -1,0 +1,217 @@
+//! The supervisor: entry of `slugline __run`, which runs one command and outlives everything of it.
+//!
+//! One thread, one loop: reap, look at exit, deadline, output and control socket, wait. Whatever ends the command, the
+//! loop goes over into `ending`, and the process exits (and with it goes the lock) when nothing is left.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::Pid;
+
+use super::command::{ExitOutcome, WhenDaemonDies};
+use super::ending::{Kin, end_tree, linger};
+use super::protocol::{
+    CANCEL_LINE, Ended, HELPER_VARIABLE, MARK_VARIABLE, Order, POLICY_FINISH, POLICY_VARIABLE, Report,
+};
+use super::table;
+
+/// Longest time between two looks at the output's size. At 1 GB/s of output the log overshoots by some 50 MB.
+const TICK: Duration = Duration::from_millis(50);
+
+/// Where there is no handle to wait on, an exit is noticed by looking this often.
+const BLIND_TICK: Duration = Duration::from_millis(10);
+
+/// Exit code for wrong use (`EX_USAGE`): nobody but the daemon starts a supervisor.
+const EXIT_USAGE: u8 = 64;
+
+/// Runs the command described by `args` (what follows `__run`) to its certain end and reports on the control socket.
+/// Must be called before any thread or runtime is started.
+pub fn helper_main(args: impl Iterator<Item = OsString>) -> ExitCode {
+    let Some((order, cwd, argv)) = parse(args) else {
+        eprintln!("__run is for the daemon itself: use `slugline serve`");
+        return ExitCode::from(EXIT_USAGE);
+    };
+    match Doors::take() {
+        Ok(doors) => supervise(&order, cwd, &argv, doors),
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn parse(mut args: impl Iterator<Item = OsString>) -> Option<(Order, PathBuf, Vec<OsString>)> {
+    let order = serde_json::from_str(args.next()?.to_str()?).ok()?;
+    let cwd = PathBuf::from(args.next()?);
+    let argv: Vec<OsString> = args.collect();
+    (!argv.is_empty()).then_some((order, cwd, argv))
+}
+
+/// The three files the daemon passed as standard streams, moved where no command inherits them.
+struct Doors {
+    /// Held, never read: as long as it is open the worktree's lock is.
+    lock: OwnedFd,
+    log: File,
+    control: UnixStream,
+}
+
+impl Doors {
+    fn take() -> io::Result<Self> {
+        // Duplicates close on exec, so that no command ever holds the lock or the control socket.
+        let private = |stream: &dyn AsFd| stream.as_fd().try_clone_to_owned();
+        let doors = Self {
+            lock: private(&io::stdin())?,
+            log: private(&io::stdout())?.into(),
+            control: private(&io::stderr())?.into(),
+        };
+        let nothing = File::options().read(true).write(true).open("/dev/null")?;
+        rustix::stdio::dup2_stdin(&nothing)?;
+        rustix::stdio::dup2_stdout(&nothing)?;
+        rustix::stdio::dup2_stderr(&nothing)?;
+        Ok(doors)
+    }
+
+    fn tell(&mut self, report: &Report) {
+        if let Ok(mut line) = serde_json::to_vec(report) {
+            line.push(b'\n');
+            // A daemon that is gone cannot be told; its successor finds the run by other means.
+            let _ = self.control.write_all(&line);
+        }
+    }
+
+    fn log_bytes(&self) -> u64 {
+        self.log.metadata().map_or(0, |log| log.len())
+    }
+}
+
+fn supervise(order: &Order, cwd: PathBuf, argv: &[OsString], mut doors: Doors) -> ExitCode {
+    let log_start = doors.log_bytes();
+    let pid = match detach().and_then(|()| start(order, cwd, argv, &doors.log)) {
+        Ok(pid) => pid,
+        Err(error) => {
+            doors.tell(&Report::Failed { reason: error.to_string() });
+            return ExitCode::FAILURE;
+        }
+    };
+    let began = Instant::now();
+    doors.tell(&Report::Started { pid: pid.as_raw_pid().unsigned_abs() });
+    let mut watch = Watch { order, began, log_start, kin: Kin::of(pid), open: true };
+    let outcome = watch.until_over(&mut doors);
+    let toll = end_tree(&mut watch.kin, outcome, Duration::from_millis(order.grace_ms));
+    doors.tell(&Report::Ended(Ended {
+        outcome,
+        duration_us: u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX),
+        killed: toll.killed,
+        survivors: toll.survivors,
+        output_bytes: doors.log_bytes().saturating_sub(log_start),
+        cpu_ms: u64::try_from(table::cpu_of_reaped_children().as_millis()).unwrap_or(u64::MAX),
+    }));
+    if toll.survivors > 0 {
+        linger(&mut watch.kin);
+    }
+    drop(doors.lock);
+    ExitCode::SUCCESS
+}
+
+/// Own session (no terminal, none of the daemon's signals) and, on Linux, parent of every orphan below.
+fn detach() -> io::Result<()> {
+    // Fails only for a process group leader, which is detached enough.
+    let _ = rustix::process::setsid();
+    #[cfg(target_os = "linux")]
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+    Ok(())
+}
+
+fn start(order: &Order, cwd: PathBuf, argv: &[OsString], log: &File) -> io::Result<Pid> {
+    if !cwd.is_dir() {
+        return Err(io::Error::other(format!("its directory {} is not there", cwd.display())));
+    }
+    let (program, arguments) = argv.split_first().expect("an order without a program was refused when parsed");
+    let mut command = Command::new(program);
+    command.args(arguments).current_dir(cwd).process_group(0);
+    command.env_remove(HELPER_VARIABLE).env(MARK_VARIABLE, &order.mark);
+    match order.when_daemon_dies {
+        WhenDaemonDies::Finish => command.env(POLICY_VARIABLE, POLICY_FINISH),
+        WhenDaemonDies::Kill => command.env_remove(POLICY_VARIABLE),
+    };
+    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log.try_clone()?);
+    let child = command.spawn()?;
+    // Keeps no file system busy while the command runs; failing to is no reason not to run.
+    let _ = std::env::set_current_dir("/");
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    Ok(pid.expect("the system gives process ids from 1 to i32::MAX"))
+}
+
+/// The running command and what is watched about it.
+struct Watch<'a> {
+    order: &'a Order,
+    began: Instant,
+    log_start: u64,
+    kin: Kin,
+    /// The control socket has not ended yet.
+    open: bool,
+}
+
+impl Watch<'_> {
+    /// Returns what ends the command: its own exit, or the reason for which it has to be ended now.
+    fn until_over(&mut self, doors: &mut Doors) -> ExitOutcome {
+        let handle = exit_handle(self.kin.command());
+        let deadline = Duration::from_millis(self.order.deadline_ms);
+        let mut called_off = false;
+        loop {
+            self.kin.reap();
+            if doors.log_bytes().saturating_sub(self.log_start) > self.order.output_bytes_max {
+                return ExitOutcome::OutputLimit;
+            } else if let Some(outcome) = self.kin.exit() {
+                return outcome;
+            } else if called_off {
+                return ExitOutcome::Cancelled;
+            }
+            let left = deadline.saturating_sub(self.began.elapsed());
+            if left.is_zero() {
+                return ExitOutcome::TimedOut;
+            }
+            called_off = self.wait(doors, handle.as_ref(), left);
+        }
+    }
+
+    /// Waits for exit, control or the next tick; true when the daemon calls the run off, or dies and it must not go on.
+    fn wait(&mut self, doors: &mut Doors, handle: Option<&OwnedFd>, left: Duration) -> bool {
+        let tick = if handle.is_some() { TICK } else { BLIND_TICK };
+        let Ok(limit) = Timespec::try_from(tick.min(left)) else { return false };
+        let mut fds: Vec<PollFd<'_>> = handle.iter().map(|h| PollFd::new(*h, PollFlags::IN)).collect();
+        if self.open {
+            fds.push(PollFd::new(&doors.control, PollFlags::IN));
+        }
+        // An interrupted or failed wait is a short one: everything is looked at again.
+        let woken = poll(&mut fds, Some(&limit)).is_ok();
+        let asked = self.open && woken && fds.last().is_some_and(|control| !control.revents().is_empty());
+        drop(fds);
+        asked && self.listen(&mut doors.control)
+    }
+
+    fn listen(&mut self, control: &mut UnixStream) -> bool {
+        let mut line = [0; 64];
+        match control.read(&mut line) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => false,
+            Ok(0) | Err(_) => {
+                self.open = false;
+                self.order.when_daemon_dies == WhenDaemonDies::Kill
+            }
+            Ok(read) => line[..read].starts_with(CANCEL_LINE),
+        }
+    }
+}
+
+/// Something that becomes readable when the command exits, where the system has it.
+fn exit_handle(command: Pid) -> Option<OwnedFd> {
+    #[cfg(target_os = "linux")]
+    return rustix::process::pidfd_open(command, rustix::process::PidfdFlags::empty()).ok();
+    #[cfg(not(target_os = "linux"))]
+    return None;
+}
