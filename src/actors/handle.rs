@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use super::context::{Context, RepoEntry};
 use super::dispatcher::{Asker, DispatcherMsg, refusal};
 use super::ledger::LedgerMsg;
+use super::log_stream::{self, LogStream};
 use super::mailbox::{Address, AskError};
 use super::phases::dispatch::{GRANT_LIMIT, no_answer};
 use super::repo::Base;
@@ -164,13 +165,13 @@ impl Handle {
         }
     }
 
-    /// Where an operation's log is, and a view that says when it has ended.
-    pub async fn log_of(&self, id: &OperationId) -> Result<(std::path::PathBuf, Option<watch::Receiver<RunView>>), Problem> {
+    /// An operation's log, followed while it runs.
+    pub async fn log(&self, id: &OperationId) -> Result<LogStream, Problem> {
         let live = self.context.runs.by_operation(id).map(|run| run.view.clone());
         if live.is_none() {
             self.operation(id).await?;
         }
-        Ok((super::run::log_path(&self.context.settings.data_dir, id), live))
+        Ok(log_stream::follow(super::run::log_path(&self.context.settings.data_dir, id), live))
     }
 
     /// The todos of one or all repositories.

@@ -4,7 +4,7 @@
 //! single-flight), `probe` (the cheap look), `run` and `phases` (carrying out), `dispatcher` (who gets what),
 //! `repository`, `root` and `ledger` (the tree), `mailbox` and `supervision` (what ractor leaves out), `context`,
 //! `repo`, `board` and `runs` (what outlives an actor), `exclusion` and `exec` (how commands run), `answer` and
-//! `timing` (what is told), `inputs`, `clock`, `faults`.
+//! `timing` (what is told), `log_stream`, `inputs`, `clock`, `faults`.
 
 pub mod answer;
 pub mod board;
@@ -17,6 +17,7 @@ pub mod faults;
 pub mod handle;
 pub mod inputs;
 pub mod ledger;
+pub mod log_stream;
 pub mod mailbox;
 pub mod phases;
 pub mod probe;

@@ -1,0 +1,220 @@
+//! From a configuration to a serving daemon and back: build (open the ledger, bind, start the actors), serve (until a
+//! signal or a meltdown), drain (within a bounded grace).
+
+use std::future::Future;
+use std::io::{self, Write as _};
+use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow};
+use sha2::{Digest as _, Sha256};
+use tokio::sync::watch;
+
+use crate::actors::clock::Clock;
+use crate::actors::exclusion::private_dir;
+use crate::actors::faults::Faults;
+use crate::actors::ledger::Ledger;
+use crate::actors::{self, Args, Handle, Registered, Settings, inputs};
+use crate::config::{AuthMode, Config, RepositoryConfig};
+use crate::http::{self, guard::Access, server::Server};
+use crate::metrics;
+use crate::process::{self, Runner};
+use crate::store::Store;
+
+/// How long a process tree gets between TERM and KILL.
+const KILL_GRACE: Duration = Duration::from_secs(5);
+/// What one command may print: a gigabyte is more than anybody reads and less than fills a disk.
+const OUTPUT_BYTES_MAX: u64 = 1 << 30;
+/// Bytes of randomness in a token.
+const TOKEN_BYTES: usize = 32;
+
+/// What a test may put in the place of the real thing.
+pub struct Doors {
+    /// How commands are run.
+    pub runner: Runner,
+    /// What time it is.
+    pub clock: Clock,
+    /// Where things are made to fail.
+    pub faults: Faults,
+}
+
+impl Doors {
+    /// The real ones.
+    #[must_use]
+    pub fn real() -> Self {
+        Self { runner: Runner::of_this_program(), clock: Clock::system(), faults: Faults::default() }
+    }
+}
+
+/// Why a daemon stopped serving.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// It was asked to.
+    Asked,
+    /// An actor the daemon cannot do without was given up.
+    Meltdown(String),
+}
+
+/// A daemon that is bound and ready to serve.
+pub struct Daemon {
+    /// The way to its actors.
+    pub handle: Handle,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Where its token is, when it wants one.
+    pub token_path: Option<PathBuf>,
+    server: Server,
+    melted: watch::Receiver<Option<String>>,
+    drain_grace: Duration,
+    address_file: PathBuf,
+}
+
+impl Daemon {
+    /// Opens the ledger, starts the actors and binds; after this every request is answered.
+    pub async fn build(config: &Config, doors: Doors) -> anyhow::Result<Self> {
+        metrics::install();
+        let data_dir = config.data_dir.clone();
+        private_dir(&data_dir).with_context(|| format!("data directory {}", data_dir.display()))?;
+        let ledger_path = data_dir.join("ledger.db");
+        let store = open_store(&ledger_path, &doors.clock).await?;
+        let run_mark = run_mark(&data_dir);
+        sweep_leftovers(&run_mark);
+        let token_path = (config.auth.mode == AuthMode::Token).then(|| data_dir.join("token"));
+        let token = token_path.as_deref().map(read_or_make_token).transpose()?;
+        let args = Args {
+            settings: settings(config),
+            repositories: config.repositories.iter().map(registered).collect(),
+            ledger: Ledger::new(store, doors.faults.clone()),
+            runner: doors.runner,
+            environment: process::clean_env(&[]),
+            clock: doors.clock,
+            faults: doors.faults,
+            run_mark,
+        };
+        let (handle, melted) = actors::start(args, ledger_path).await.map_err(|error| anyhow!("starting the actors: {error}"))?;
+        let access = Access::new(token.as_deref());
+        let server = Server::bind(config.listen, config.socket.as_deref(), http::routes(handle.clone()), access).await?;
+        let address = server.address();
+        let address_file = data_dir.join("address");
+        write_whole(&address_file, &format!("{address}\n"))?;
+        let drain_grace = Duration::from_millis(config.http.drain_ms);
+        Ok(Self { handle, address, token_path, server, melted, drain_grace, address_file })
+    }
+
+    /// Serves until `shutdown` is ready or an actor melts down, then drains.
+    pub async fn serve(self, shutdown: impl Future<Output = ()> + Send + 'static) -> End {
+        let Self { handle, server, mut melted, drain_grace, address_file, .. } = self;
+        let (stop, stopped) = watch::channel(false);
+        let serving = tokio::spawn(server.serve(wait_true(stopped), drain_grace));
+        let end = tokio::select! {
+            () = shutdown => End::Asked,
+            name = melted.wait_for(Option::is_some) => End::Meltdown(name.ok().and_then(|name| name.clone()).unwrap_or_default()),
+        };
+        tracing::info!(grace_ms = drain_grace.as_secs_f64() * 1_000.0, "draining");
+        // Requests that are on may wait for runs; runs that are on get the same grace.
+        handle.context().start_draining();
+        let _ = stop.send(true);
+        handle.drain(drain_grace).await;
+        let _ = serving.await;
+        let _ = std::fs::remove_file(address_file);
+        end
+    }
+}
+
+async fn wait_true(mut flag: watch::Receiver<bool>) {
+    let _ = flag.wait_for(|&set| set).await;
+}
+
+/// The ledger, with the operations of an earlier daemon closed as interrupted.
+async fn open_store(path: &Path, clock: &Clock) -> anyhow::Result<Store> {
+    let file = path.to_owned();
+    let store = tokio::task::spawn_blocking(move || Store::open(&file)).await??;
+    let interrupted = store.interrupt_open_operations(clock.now()).await?;
+    if !interrupted.is_empty() {
+        tracing::warn!(count = interrupted.len(), "operations of the last daemon were interrupted; the next work calls do what is missing");
+    }
+    Ok(store)
+}
+
+/// Commands an earlier daemon on this data directory left behind are ended. Their worktrees stay locked until then,
+/// so nobody has to wait for this before serving.
+fn sweep_leftovers(run_mark: &str) {
+    let prefix = format!("{run_mark}-");
+    tokio::task::spawn_blocking(move || {
+        let swept = process::sweep(&prefix, KILL_GRACE);
+        if swept.killed > 0 || swept.survivors > 0 {
+            tracing::warn!(killed = swept.killed, survivors = swept.survivors, "processes an earlier daemon left behind were ended");
+        }
+    });
+}
+
+/// The same for every daemon on one data directory, and different for any other.
+fn run_mark(data_dir: &Path) -> String {
+    let path = data_dir.canonicalize().unwrap_or_else(|_| data_dir.to_owned());
+    let digest = Sha256::digest(path.as_os_str().as_encoded_bytes());
+    format!("slugline-{}", &inputs::hex(&digest)[..16])
+}
+
+fn settings(config: &Config) -> Settings {
+    Settings {
+        data_dir: config.data_dir.clone(),
+        worktrees_dir: config.worktrees_dir.clone(),
+        lease_ms: i64::try_from(config.lease.duration_ms).unwrap_or(i64::MAX),
+        idle_after: Duration::from_millis(config.actors.idle_after_ms),
+        git_timeout: Duration::from_millis(config.runs.git_timeout_ms),
+        commands_max: config.runs.max_parallel_commands,
+        output_bytes_max: OUTPUT_BYTES_MAX,
+        kill_grace: KILL_GRACE,
+    }
+}
+
+fn registered(repository: &RepositoryConfig) -> Registered {
+    Registered {
+        name: repository.name.clone(),
+        path: repository.path.clone(),
+        base: repository.base.clone(),
+        remote: repository.remote.clone(),
+    }
+}
+
+/// The bearer token: made on first use, readable by this user alone.
+fn read_or_make_token(path: &Path) -> anyhow::Result<String> {
+    match std::fs::read_to_string(path) {
+        Ok(token) if token.trim().len() >= TOKEN_BYTES => return Ok(token.trim().to_owned()),
+        Ok(_) => anyhow::bail!("the token in {} is too short; remove the file and a new one is made", path.display()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error).with_context(|| format!("reading the token {}", path.display())),
+    }
+    let mut random = [0_u8; TOKEN_BYTES];
+    let got = rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty()).context("the system gives no random numbers")?;
+    anyhow::ensure!(got == TOKEN_BYTES, "the system gave too few random numbers");
+    let token = inputs::hex(&random);
+    write_whole(path, &format!("{token}\n"))?;
+    Ok(token)
+}
+
+/// Writes a file whole or not at all, for this user alone.
+fn write_whole(path: &Path, text: &str) -> anyhow::Result<()> {
+    let part = path.with_extension("part");
+    let write = || -> io::Result<()> {
+        let mut file = std::fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&part)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        std::fs::rename(&part, path)
+    };
+    write().with_context(|| format!("writing {}", path.display()))
+}
+
+/// Ready when a signal from outside asks the daemon to stop.
+pub async fn asked_to_stop() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+        (Ok(mut terminate), Ok(mut interrupt)) => tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        },
+        _ => std::future::pending().await,
+    }
+}

@@ -1,0 +1,207 @@
+//! What can be written: each entry appends one event and changes the view it is about, in one transaction.
+
+use rusqlite::{Connection, OptionalExtension, params};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::error::StoreError;
+use crate::model::claim::Claim;
+use crate::model::event::EventKind;
+use crate::model::ids::{OperationId, TodoKey};
+use crate::model::operation::{Operation, OperationState};
+use crate::model::phase::PhaseReport;
+use crate::model::problem::{Problem, ProblemCode};
+use crate::model::record::{ConflictMark, PrepareMark, Stage, SyncMark, TodoMark, Verdict, WorktreeMark};
+use crate::model::time::Timestamp;
+
+/// Verdicts kept; older ones are let go, and their trees are judged again if they ever come back.
+const VERDICTS_MAX: i64 = 10_000;
+
+/// One entry of the ledger.
+#[derive(Debug, Clone)]
+pub enum Write {
+    /// An operation was accepted.
+    OperationOpened(Box<Operation>),
+    /// An operation changed. One that has ended never changes again: that is a conflict.
+    OperationChanged(Box<Operation>),
+    /// A phase was decided about.
+    PhaseFinished {
+        /// In which operation.
+        operation: OperationId,
+        /// For which todo.
+        todo: TodoKey,
+        /// What was decided.
+        report: PhaseReport,
+        /// When.
+        at: Timestamp,
+    },
+    /// A claim was granted. A token that is not above every earlier one of its todo is a conflict.
+    ClaimGranted(Claim),
+    /// A todo came to a stage.
+    StageChanged {
+        /// Which.
+        todo: TodoKey,
+        /// Where it is now.
+        stage: Stage,
+        /// When.
+        at: Timestamp,
+    },
+    /// The mark of the worktree phase; `None` takes it away.
+    WorktreeMarked {
+        /// For which todo.
+        todo: TodoKey,
+        /// The mark.
+        mark: Option<WorktreeMark>,
+        /// When.
+        at: Timestamp,
+    },
+    /// The mark of the prepare phase; `None` takes it away.
+    PrepareMarked {
+        /// For which todo.
+        todo: TodoKey,
+        /// The mark.
+        mark: Option<PrepareMark>,
+        /// When.
+        at: Timestamp,
+    },
+    /// The mark of the sync_todo phase; `None` takes it away.
+    TodoMarked {
+        /// For which todo.
+        todo: TodoKey,
+        /// The mark.
+        mark: Option<TodoMark>,
+        /// When.
+        at: Timestamp,
+    },
+    /// A known conflict of the sync_main phase; `None` takes it away.
+    ConflictMarked {
+        /// For which todo.
+        todo: TodoKey,
+        /// The mark.
+        mark: Option<ConflictMark>,
+        /// When.
+        at: Timestamp,
+    },
+    /// A sync_main that was begun; `None` says it is whole or undone.
+    SyncMarked {
+        /// For which todo.
+        todo: TodoKey,
+        /// The mark.
+        mark: Option<SyncMark>,
+        /// When.
+        at: Timestamp,
+    },
+    /// A gate judged.
+    VerdictRecorded(Verdict),
+}
+
+/// The write that closes an operation whose daemon died.
+pub fn interrupted(mut operation: Operation, at: Timestamp) -> Write {
+    operation.state = OperationState::Interrupted;
+    operation.finished_at = Some(at);
+    operation.phase = None;
+    operation.poll_after_ms = None;
+    let detail = format!("a restart of the daemon ended operation {}; ask again, and what is missing is done", operation.id);
+    operation.problem = Some(Problem::new(ProblemCode::Interrupted, detail));
+    Write::OperationChanged(Box::new(operation))
+}
+
+/// Applies one entry inside an open transaction.
+pub fn apply(db: &Connection, write: &Write) -> Result<(), StoreError> {
+    match write {
+        Write::OperationOpened(operation) => operation_opened(db, operation),
+        Write::OperationChanged(operation) => operation_changed(db, operation),
+        Write::PhaseFinished { operation, todo, report, at } => {
+            append(db, *at, EventKind::PhaseFinished, todo, &json!({ "operation": operation, "report": report }))
+        }
+        Write::ClaimGranted(claim) => claim_granted(db, claim),
+        Write::StageChanged { todo, stage, at } => stage_changed(db, todo, *stage, *at),
+        Write::WorktreeMarked { todo, mark, at } => marked(db, todo, "worktree", mark.as_ref(), *at),
+        Write::PrepareMarked { todo, mark, at } => marked(db, todo, "prepare", mark.as_ref(), *at),
+        Write::TodoMarked { todo, mark, at } => marked(db, todo, "todo", mark.as_ref(), *at),
+        Write::ConflictMarked { todo, mark, at } => marked(db, todo, "conflict", mark.as_ref(), *at),
+        Write::SyncMarked { todo, mark, at } => marked(db, todo, "sync", mark.as_ref(), *at),
+        Write::VerdictRecorded(verdict) => verdict_recorded(db, verdict),
+    }
+}
+
+fn append(db: &Connection, at: Timestamp, kind: EventKind, todo: &TodoKey, data: &Value) -> Result<(), StoreError> {
+    db.prepare_cached("INSERT INTO events (at, kind, repo, slug, data) VALUES (?1, ?2, ?3, ?4, ?5)")?.execute(params![
+        at.as_ms(),
+        kind.as_str(),
+        todo.repo.as_str(),
+        todo.slug.as_str(),
+        data.to_string()
+    ])?;
+    Ok(())
+}
+
+fn operation_opened(db: &Connection, operation: &Operation) -> Result<(), StoreError> {
+    db.prepare_cached("INSERT INTO operations (id, repo, slug, state, record) VALUES (?1, ?2, ?3, ?4, ?5)")?.execute(params![
+        operation.id.as_str(),
+        operation.todo.repo.as_str(),
+        operation.todo.slug.as_str(),
+        operation.state.as_str(),
+        serde_json::to_string(operation)?
+    ])?;
+    operation_event(db, operation, operation.created_at)
+}
+
+fn operation_changed(db: &Connection, operation: &Operation) -> Result<(), StoreError> {
+    let changed = db
+        .prepare_cached("UPDATE operations SET state = ?2, record = ?3 WHERE id = ?1 AND state IN ('queued', 'running')")?
+        .execute(params![operation.id.as_str(), operation.state.as_str(), serde_json::to_string(operation)?])?;
+    if changed == 0 {
+        return Err(StoreError::Conflict(format!("operation {} has ended or was never opened", operation.id)));
+    }
+    operation_event(db, operation, operation.finished_at.or(operation.started_at).unwrap_or(operation.created_at))
+}
+
+fn operation_event(db: &Connection, operation: &Operation, at: Timestamp) -> Result<(), StoreError> {
+    let data = json!({ "operation": operation.id, "state": operation.state, "phase": operation.phase, "lane": operation.lane, "worker": operation.worker });
+    append(db, at, EventKind::OperationUpdated, &operation.todo, &data)
+}
+
+fn claim_granted(db: &Connection, claim: &Claim) -> Result<(), StoreError> {
+    let (repo, slug) = (claim.todo.repo.as_str(), claim.todo.slug.as_str());
+    let latest: Option<i64> = db
+        .prepare_cached("SELECT token FROM claims WHERE repo = ?1 AND slug = ?2")?
+        .query_row(params![repo, slug], |row| row.get(0))
+        .optional()?;
+    let token = i64::try_from(claim.token).map_err(|_| StoreError::Conflict(format!("token {} of {} is out of range", claim.token, claim.todo)))?;
+    if latest.is_some_and(|latest| latest >= token) {
+        return Err(StoreError::Conflict(format!("token {token} of {} was given before", claim.todo)));
+    }
+    db.prepare_cached("INSERT OR REPLACE INTO claims (repo, slug, token, record) VALUES (?1, ?2, ?3, ?4)")?
+        .execute(params![repo, slug, token, serde_json::to_string(claim)?])?;
+    append(db, claim.granted_at, EventKind::ClaimGranted, &claim.todo, &serde_json::to_value(claim)?)
+}
+
+fn stage_changed(db: &Connection, todo: &TodoKey, stage: Stage, at: Timestamp) -> Result<(), StoreError> {
+    db.prepare_cached("INSERT OR REPLACE INTO stages (repo, slug, stage) VALUES (?1, ?2, ?3)")?
+        .execute(params![todo.repo.as_str(), todo.slug.as_str(), stage.as_str()])?;
+    append(db, at, EventKind::TodoUpdated, todo, &json!({ "stage": stage }))
+}
+
+fn marked<M: Serialize>(db: &Connection, todo: &TodoKey, kind: &str, mark: Option<&M>, at: Timestamp) -> Result<(), StoreError> {
+    let (repo, slug) = (todo.repo.as_str(), todo.slug.as_str());
+    match mark {
+        Some(mark) => db
+            .prepare_cached("INSERT OR REPLACE INTO marks (repo, slug, kind, record) VALUES (?1, ?2, ?3, ?4)")?
+            .execute(params![repo, slug, kind, serde_json::to_string(mark)?])?,
+        None => db.prepare_cached("DELETE FROM marks WHERE repo = ?1 AND slug = ?2 AND kind = ?3")?.execute(params![repo, slug, kind])?,
+    };
+    append(db, at, EventKind::TodoUpdated, todo, &json!({ "mark": kind, "value": mark }))
+}
+
+fn verdict_recorded(db: &Connection, verdict: &Verdict) -> Result<(), StoreError> {
+    let record = serde_json::to_string(verdict)?;
+    db.prepare_cached("INSERT INTO verdicts (tree, definition, environment, record) VALUES (?1, ?2, ?3, ?4)")?.execute(params![
+        verdict.key.tree.as_str(),
+        verdict.key.definition,
+        verdict.key.environment,
+        record
+    ])?;
+    db.prepare_cached("DELETE FROM verdicts WHERE seq <= (SELECT max(seq) FROM verdicts) - ?1")?.execute([VERDICTS_MAX])?;
+    append(db, verdict.at, EventKind::TodoUpdated, &verdict.todo, &serde_json::to_value(verdict)?)
+}

@@ -1,0 +1,211 @@
+//! The one thread that writes. It takes everything that waits, applies each batch in a savepoint of its own, commits
+//! once and answers everybody: one sync to disk however many wait.
+
+use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Instant;
+
+use rusqlite::Connection;
+use serde::Serialize;
+use tokio::sync::{mpsc, oneshot};
+
+use super::error::StoreError;
+use super::write::{self, Write};
+
+/// Batches that may wait. At one commit per few milliseconds and hundreds of batches in each this is seconds of work;
+/// whoever comes after that is told to come back.
+const QUEUE_MAX: usize = 1_024;
+/// Batches in one commit: enough to hide the sync, few enough that nobody waits long for the others' inserts.
+const BATCHES_PER_COMMIT_MAX: usize = 256;
+
+type Answer = oneshot::Sender<Result<u64, StoreError>>;
+
+enum Job {
+    Batch(Vec<Write>, Answer),
+    Close(oneshot::Sender<()>),
+}
+
+/// What the store has done and is doing.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct StoreStats {
+    /// How often a store was opened in this process before this one.
+    pub opened_before: u64,
+    /// Batches waiting now.
+    pub waiting: usize,
+    /// Batches answered with success.
+    pub batches: u64,
+    /// Commits made; fewer than batches when many waited at once.
+    pub commits: u64,
+    /// How long the last commit took, in milliseconds.
+    pub last_commit_ms: f64,
+    /// Size of the database file, in bytes.
+    pub db_bytes: u64,
+    /// Size of its write-ahead log, in bytes.
+    pub wal_bytes: u64,
+}
+
+#[derive(Default)]
+struct Counters {
+    waiting: AtomicUsize,
+    batches: AtomicU64,
+    commits: AtomicU64,
+    last_commit_us: AtomicU64,
+}
+
+/// The way to the writer's thread.
+pub struct Writer {
+    jobs: mpsc::Sender<Job>,
+    counters: Arc<Counters>,
+}
+
+impl Writer {
+    /// Starts the thread; it owns the connection and keeps the ledger's lock as long as it lives.
+    pub fn start(connection: Connection, path: &Path, lock: Arc<File>) -> Result<Self, StoreError> {
+        let (jobs, queue) = mpsc::channel(QUEUE_MAX);
+        let counters = Arc::new(Counters::default());
+        let theirs = counters.clone();
+        std::thread::Builder::new()
+            .name("ledger-writer".to_owned())
+            .spawn(move || {
+                let _lock = lock;
+                write_all(connection, queue, &theirs);
+            })
+            .map_err(|error| StoreError::Open { path: path.to_owned(), reason: format!("its thread cannot be started: {error}") })?;
+        Ok(Self { jobs, counters })
+    }
+
+    /// Queues a batch and waits for its commit.
+    pub async fn commit(&self, batch: Vec<Write>) -> Result<u64, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        self.counters.waiting.fetch_add(1, Ordering::Relaxed);
+        let queued = self.jobs.try_send(Job::Batch(batch, answer)).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => StoreError::Busy,
+            mpsc::error::TrySendError::Closed(_) => StoreError::Gone,
+        });
+        let result = match queued {
+            Ok(()) => answered.await.unwrap_or(Err(StoreError::Gone)),
+            Err(error) => Err(error),
+        };
+        self.counters.waiting.fetch_sub(1, Ordering::Relaxed);
+        result
+    }
+
+    /// Lets the thread finish what waits and end.
+    pub async fn close(&self) {
+        let (done, ended) = oneshot::channel();
+        if self.jobs.send(Job::Close(done)).await.is_ok() {
+            let _ = ended.await;
+        }
+    }
+
+    /// Whether the thread lives.
+    pub fn is_alive(&self) -> bool {
+        !self.jobs.is_closed()
+    }
+
+    /// What was done so far; sizes are the caller's.
+    pub fn stats(&self, opened_before: u64, db_bytes: u64, wal_bytes: u64) -> StoreStats {
+        let counters = &self.counters;
+        #[expect(clippy::cast_precision_loss, reason = "microseconds of one commit")]
+        let last_commit_ms = counters.last_commit_us.load(Ordering::Relaxed) as f64 / 1_000.0;
+        StoreStats {
+            opened_before,
+            waiting: counters.waiting.load(Ordering::Relaxed),
+            batches: counters.batches.load(Ordering::Relaxed),
+            commits: counters.commits.load(Ordering::Relaxed),
+            last_commit_ms,
+            db_bytes,
+            wal_bytes,
+        }
+    }
+}
+
+/// The thread: until the queue is closed, a close is asked for, or something panics. Dropping the queue tells
+/// everybody who waits that nobody will answer.
+fn write_all(connection: Connection, mut queue: mpsc::Receiver<Job>, counters: &Counters) {
+    let mut closing = None;
+    while closing.is_none() {
+        let Some(first) = queue.blocking_recv() else { break };
+        let mut batches = Vec::new();
+        take(first, &mut batches, &mut closing);
+        while batches.len() < BATCHES_PER_COMMIT_MAX && closing.is_none() {
+            let Ok(job) = queue.try_recv() else { break };
+            take(job, &mut batches, &mut closing);
+        }
+        let begun = Instant::now();
+        let committed = catch_unwind(AssertUnwindSafe(|| commit_all(&connection, batches, counters)));
+        let took = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+        counters.last_commit_us.store(took, Ordering::Relaxed);
+        if committed.is_err() {
+            tracing::error!("the ledger's writer thread panicked");
+            return;
+        }
+    }
+    queue.close();
+    drop(connection.close());
+    if let Some(done) = closing {
+        let _ = done.send(());
+    }
+}
+
+fn take(job: Job, batches: &mut Vec<(Vec<Write>, Answer)>, closing: &mut Option<oneshot::Sender<()>>) {
+    match job {
+        Job::Batch(batch, answer) => batches.push((batch, answer)),
+        Job::Close(done) => *closing = Some(done),
+    }
+}
+
+fn commit_all(db: &Connection, batches: Vec<(Vec<Write>, Answer)>, counters: &Counters) {
+    if batches.is_empty() {
+        return;
+    }
+    match in_one_transaction(db, &batches) {
+        Ok((results, seq)) => {
+            counters.commits.fetch_add(1, Ordering::Relaxed);
+            for ((_, answer), result) in batches.into_iter().zip(results) {
+                counters.batches.fetch_add(u64::from(result.is_ok()), Ordering::Relaxed);
+                let _ = answer.send(result.map(|()| seq));
+            }
+        }
+        Err(error) => {
+            if !db.is_autocommit() {
+                let _ = db.execute_batch("ROLLBACK");
+            }
+            tracing::error!(%error, batches = batches.len(), "a commit failed; nothing of it was accepted");
+            for (_, answer) in batches {
+                let _ = answer.send(Err(error.clone()));
+            }
+        }
+    }
+}
+
+/// Applies every batch, each on its own savepoint, and commits. A batch that fails is rolled back alone; a disk that
+/// is full or fails ends the whole transaction, because nothing after it can be trusted to be written.
+fn in_one_transaction(db: &Connection, batches: &[(Vec<Write>, Answer)]) -> Result<(Vec<Result<(), StoreError>>, u64), StoreError> {
+    db.execute_batch("BEGIN IMMEDIATE")?;
+    let mut results = Vec::with_capacity(batches.len());
+    for (batch, _) in batches {
+        db.execute_batch("SAVEPOINT batch")?;
+        let applied = batch.iter().try_for_each(|write| write::apply(db, write));
+        match &applied {
+            Ok(()) | Err(StoreError::Conflict(_)) => {}
+            Err(error) => return Err(error.clone()),
+        }
+        db.execute_batch(if applied.is_ok() { "RELEASE batch" } else { "ROLLBACK TO batch; RELEASE batch" })?;
+        results.push(applied);
+    }
+    db.execute_batch("COMMIT")?;
+    let seq: i64 = db.query_row("SELECT coalesce(max(seq), 0) FROM events", [], |row| row.get(0))?;
+    Ok((results, u64::try_from(seq).unwrap_or(0)))
+}
+
+/// One batch on a connection of the caller's, for tests that prepare the connection.
+#[cfg(test)]
+pub fn commit_one(db: &Connection, batch: Vec<Write>) -> Result<u64, StoreError> {
+    let (answer, mut answered) = oneshot::channel();
+    commit_all(db, vec![(batch, answer)], &Counters::default());
+    answered.try_recv().unwrap_or(Err(StoreError::Gone))
+}
