@@ -25,6 +25,8 @@ use crate::store::Store;
 
 /// How long a process tree gets between TERM and KILL.
 const KILL_GRACE: Duration = Duration::from_secs(5);
+/// The same for what an earlier daemon left behind: a start should not take long.
+const SWEEP_GRACE: Duration = Duration::from_secs(1);
 /// What one command may print: a gigabyte is more than anybody reads and less than fills a disk.
 const OUTPUT_BYTES_MAX: u64 = 1 << 30;
 /// Bytes of randomness in a token.
@@ -80,7 +82,7 @@ impl Daemon {
         let ledger_path = data_dir.join("ledger.db");
         let store = open_store(&ledger_path, &doors.clock).await?;
         let run_mark = run_mark(&data_dir);
-        sweep_leftovers(&run_mark);
+        sweep_leftovers(&run_mark).await?;
         let token_path = (config.auth.mode == AuthMode::Token).then(|| data_dir.join("token"));
         let token = token_path.as_deref().map(read_or_make_token).transpose()?;
         let args = Args {
@@ -138,16 +140,14 @@ async fn open_store(path: &Path, clock: &Clock) -> anyhow::Result<Store> {
     Ok(store)
 }
 
-/// Commands an earlier daemon on this data directory left behind are ended. Their worktrees stay locked until then,
-/// so nobody has to wait for this before serving.
-fn sweep_leftovers(run_mark: &str) {
+/// Commands an earlier daemon on this data directory left behind are ended, before any of ours carries the mark.
+async fn sweep_leftovers(run_mark: &str) -> anyhow::Result<()> {
     let prefix = format!("{run_mark}-");
-    tokio::task::spawn_blocking(move || {
-        let swept = process::sweep(&prefix, KILL_GRACE);
-        if swept.killed > 0 || swept.survivors > 0 {
-            tracing::warn!(killed = swept.killed, survivors = swept.survivors, "processes an earlier daemon left behind were ended");
-        }
-    });
+    let swept = tokio::task::spawn_blocking(move || process::sweep(&prefix, SWEEP_GRACE)).await?;
+    if swept.killed > 0 || swept.survivors > 0 {
+        tracing::warn!(killed = swept.killed, survivors = swept.survivors, "processes an earlier daemon left behind were ended");
+    }
+    Ok(())
 }
 
 /// The same for every daemon on one data directory, and different for any other.

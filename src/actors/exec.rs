@@ -154,7 +154,7 @@ impl Exec for RunExec {
         let spec = self.spec(command.argv, command.cwd, env, deadline, WhenDaemonDies::Finish).await.map_err(|fault| fault.problem.detail)?;
         let exit = self.run(spec).await.map_err(|error| error.to_string())?;
         let ended_well = exit.outcome == ExitOutcome::Code(0);
-        git_metric::operation_finished(command.what, git_metric::Backend::Cli, ended_well, begun.elapsed());
+        git_metric::operation_finished(command.what, ended_well, begun.elapsed());
         Ok(GitExit {
             code: if let ExitOutcome::Code(code) = exit.outcome { Some(code) } else { None },
             outcome: match exit.outcome {

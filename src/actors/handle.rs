@@ -314,13 +314,13 @@ async fn read_base(entry: &RepoEntry) -> Result<Arc<Base>, Problem> {
 /// Waits for a run: for its acceptance in any case, for its end as long as the caller wants.
 async fn wait_for(run: RunHandle, joined: bool, accepted: Instant, wait: Duration) -> Result<Work, Problem> {
     let mut view = run.view.clone();
-    let opened = tokio::time::timeout(ASK_LIMIT, view.wait_for(|view| !matches!(view, RunView::Opening))).await;
-    if !matches!(opened, Ok(Ok(_))) {
+    let opened = tokio::time::timeout(ASK_LIMIT, view.wait_for(|view| !matches!(view, RunView::Opening))).await.is_ok_and(|seen| seen.is_ok());
+    if !opened {
         let detail = "the operation could not be written in time; nothing was accepted, ask again";
         return Err(Problem::new(ProblemCode::StoreUnavailable, detail).retry_after(1_000));
     }
     let left = wait.saturating_sub(accepted.elapsed());
-    let _ = tokio::time::timeout(left, view.wait_for(|view| !matches!(view, RunView::Live(_)))).await;
+    drop(tokio::time::timeout(left, view.wait_for(|view| !matches!(view, RunView::Live(_)))).await);
     let seen = view.borrow().clone();
     match seen {
         RunView::Ended(_, result) => (*result).clone().map(|order| Work::Done(as_seen_by(order, joined, accepted))),

@@ -84,7 +84,7 @@ impl Inputs {
                 found.take(&worktree.join(pattern), worktree);
             }
         }
-        found.paths.sort();
+        found.paths.sort_by(|a, b| a.0.cmp(&b.0));
         found.paths.dedup_by(|a, b| a.0 == b.0);
         let mut hasher = Sha256::new();
         hasher.update([u8::from(found.truncated)]);

@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 use super::inputs::{self, Inputs};
 use super::ledger::Ledger;
 use super::repo::{Base, Repo};
-use crate::git::{ForeignReason, Place};
+use crate::git::{Change, ForeignReason, Place};
 use crate::model::ids::{Oid, Slug, TodoKey};
 use crate::model::phase::Phase;
 use crate::model::plan::{
     ClaimState, GatesState, MainState, PrepareState, Probe, TodoFilesState, WorktreeState,
 };
 use crate::model::problem::{Problem, ProblemCode};
-use crate::model::record::{MarkState, SlugRecord, VerdictKey};
+use crate::model::record::{MarkState, SlugRecord, TodoMark, VerdictKey};
 use crate::model::repo_config::{PrepareConfig, SyncMode};
 use crate::model::time::Timestamp;
 
@@ -264,7 +264,7 @@ fn worktree_state(place: Place, memory: &Memory) -> Standing {
     match place {
         Place::Absent { branch: None } => (WorktreeState::Absent, None, None),
         Place::Absent { branch: Some(_) } => (WorktreeState::BranchOnly, None, None),
-        Place::Missing | Place::Unlinked | Place::Present { .. } if half_made => (WorktreeState::HalfMade, None, None),
+        Place::Missing | Place::Unlinked | Place::Present { .. } | Place::Foreign(ForeignReason::PlainDirectory) if half_made => (WorktreeState::HalfMade, None, None),
         Place::Missing => (WorktreeState::Missing, None, None),
         Place::Unlinked => (WorktreeState::Unlinked, None, None),
         Place::Present { head, in_progress } => (WorktreeState::Present, Some((head, in_progress.is_some())), None),
@@ -343,7 +343,7 @@ impl Eye<'_> {
         if record.conflict.is_some_and(|known| known.head == *head && known.base == base.oid) {
             return Ok(MainState::KnownConflict);
         }
-        let dirty = self.busy || self.scan(head, memory)?;
+        let dirty = self.busy || self.scan(memory)?;
         Ok(if dirty { MainState::BehindWithLocalChanges } else { MainState::Behind })
     }
 
@@ -369,28 +369,27 @@ impl Eye<'_> {
         if all_passed(memory, found) {
             return Ok(GatesState::Passed);
         }
-        let dirty = self.busy || self.scan(head, memory)?;
+        let dirty = self.busy || self.scan(memory)?;
         Ok(if dirty { GatesState::LocalChanges } else { GatesState::Due })
     }
 
     /// Whether the work tree has local changes: as last seen when that is recent and was "yes", else by going through it.
-    fn scan(&self, head: &Oid, memory: &mut Memory) -> Result<bool, Problem> {
+    fn scan(&self, memory: &mut Memory) -> Result<bool, Problem> {
         if let Some(scan) = memory.scan.as_ref().filter(|scan| scan.dirty && !scan.is_old()) {
             return Ok(scan.dirty);
         }
-        let changes = local_changes(self.git, self.path, head, memory)?;
+        let mark = memory.record.as_ref().and_then(|record| record.todo.as_ref());
+        let changes = local_changes(self.git, self.path, mark)?;
         memory.scan = Some(Scan::fresh(self.now, !changes.is_empty()));
         Ok(!changes.is_empty())
     }
 }
 
 /// The paths with local changes, those left out that we brought in ourselves and nobody touched. Blocks.
-pub fn local_changes(git: &crate::git::Repository, path: &Path, head: &Oid, memory: &Memory) -> Result<Vec<String>, Problem> {
-    let changes = git.local_changes(path, head).map_err(|error| unreadable(path, &error))?;
-    let mark = memory.record.as_ref().and_then(|record| record.todo.as_ref());
+pub fn local_changes(git: &crate::git::Repository, path: &Path, mark: Option<&TodoMark>) -> Result<Vec<Change>, Problem> {
+    let changes = git.local_changes(path).map_err(|error| unreadable(path, &error))?;
     Ok(changes
         .into_iter()
         .filter(|change| !mark.is_some_and(|mark| git.looks_like_ours(path, change, mark)))
-        .map(|change| change.path)
         .collect())
 }

@@ -156,11 +156,7 @@ fn read_base(git: &Repository, oid: Oid) -> Result<Base, Problem> {
     let todos = git.todos(&oid, &config.todos_dir).map_err(|error| fault(&error))?;
     let roadmap_file = format!("{}/roadmap.yaml", config.todos_dir);
     let roadmap = roadmap::parse(&roadmap_file, todos.roadmap.as_deref().unwrap_or(""));
-    let dirs: Vec<(Slug, Vec<String>)> = todos
-        .todos
-        .iter()
-        .map(|todo| (todo.slug.clone(), todo.files.iter().map(|file| file.path.clone()).collect()))
-        .collect();
+    let dirs: Vec<Slug> = todos.todos.iter().map(|todo| todo.slug.clone()).collect();
     let catalog = Catalog::build(roadmap, &dirs, todos.faults);
     let recognised = config.prepare.is_none();
     let prepare = match &config.prepare {

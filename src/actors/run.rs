@@ -20,6 +20,7 @@ use super::probe::{self, Look, Memory, Scan};
 use super::runs::{Entered, RunHandle, RunView, StopCause};
 use super::slug::{SlugArgs, SlugMsg, WorkCall};
 use super::timing;
+use crate::git::Change;
 use crate::metrics::phases as metric;
 use crate::model::claim::Claim;
 use crate::model::operation::{Operation, OperationKind, OperationState};
@@ -298,7 +299,7 @@ impl Run {
     /// Every phase is as it should be: the rest of the reports and the WorkOrder.
     async fn settle(&mut self, found: &Look, plan: &plan::Plan, ran: PhaseSet) -> Result<WorkOrder, Problem> {
         if ran.contains(Phase::Prepare) || ran.contains(Phase::Gates) || self.memory.scan.is_none() {
-            self.scan(found, ran).await;
+            self.scan(ran).await;
         }
         phases::worktree::repair_racy_index(self).await;
         for decided in plan.phases {
@@ -318,25 +319,23 @@ impl Run {
     }
 
     /// What was just checked out by us is clean; after commands of the repository only a look can tell.
-    async fn scan(&mut self, found: &Look, ran: PhaseSet) {
+    async fn scan(&mut self, ran: PhaseSet) {
         let now = self.args.context.clock.now();
         if !ran.contains(Phase::Prepare) && !ran.contains(Phase::Gates) && self.checked_out.is_some() {
             self.memory.scan = Some(Scan::fresh(now, false));
             return;
         }
-        if let (Some(head), Ok(changes)) = (&found.head, self.local_changes(found).await) {
-            tracing::debug!(head = head.as_str(), changes = changes.len(), "work tree gone through");
+        if let Ok(changes) = self.local_changes().await {
             self.memory.scan = Some(Scan::fresh(now, !changes.is_empty()));
         }
     }
 
     /// The paths with local changes, gone through now.
-    pub async fn local_changes(&self, found: &Look) -> Result<Vec<String>, Problem> {
+    pub async fn local_changes(&self) -> Result<Vec<Change>, Problem> {
         let git = self.args.repo.git_if_open().ok_or_else(|| Problem::new(ProblemCode::Internal, "the repository is not open"))?;
         let path = self.args.repo.worktree_path(&self.args.todo.slug);
-        let head = found.head.clone().unwrap_or_else(|| found.base.oid.clone());
-        let record = Memory { record: self.memory.record.clone(), ..Memory::default() };
-        tokio::task::spawn_blocking(move || probe::local_changes(&git, &path, &head, &record))
+        let mark = self.memory.record().todo;
+        tokio::task::spawn_blocking(move || probe::local_changes(&git, &path, mark.as_ref()))
             .await
             .map_err(|error| Problem::new(ProblemCode::Internal, format!("looking through the work tree failed: {error}")))?
     }

@@ -330,17 +330,15 @@ impl SlugState {
     /// Goes through the work tree when the last time is too long ago, so that the next answer can say what is there.
     fn scan_behind_the_answer(&mut self) {
         let old = self.memory.as_ref().and_then(|memory| memory.scan.as_ref()).is_none_or(Scan::is_old);
-        let head = self.args.repo.git_if_open();
-        let (false, true, Some(git)) = (self.scanning, old, head) else { return };
+        let git = self.args.repo.git_if_open();
+        let (false, true, Some(git)) = (self.scanning, old, git) else { return };
         self.scanning = true;
         let args = self.args.clone();
-        let mark = self.memory.as_ref().and_then(|memory| memory.record.clone());
+        let mark = self.memory.as_ref().and_then(|memory| memory.record().todo);
         tokio::spawn(async move {
-            let (path, now, slug) = (args.repo.worktree_path(&args.todo.slug), args.context.clock.now(), args.todo.slug.clone());
+            let (path, now) = (args.repo.worktree_path(&args.todo.slug), args.context.clock.now());
             let scanned = tokio::task::spawn_blocking(move || {
-                let head = git.branch_oid(&slug)?;
-                let memory = Memory { record: mark, ..Memory::default() };
-                probe::local_changes(&git, &path, &head, &memory).ok().map(|changes| Scan::fresh(now, !changes.is_empty()))
+                probe::local_changes(&git, &path, mark.as_ref()).ok().map(|changes| Scan::fresh(now, !changes.is_empty()))
             });
             let _ = args.address.tell(SlugMsg::Scanned { scan: scanned.await.ok().flatten() });
         });

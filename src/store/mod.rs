@@ -39,13 +39,17 @@ const READERS: usize = 2;
 /// How long a close waits for what is still to be written.
 const CLOSE_LIMIT: Duration = Duration::from_secs(10);
 
+/// A process that is being started holds a copy of every open file for an instant, locks included; so a lock is tried
+/// again for half a second before somebody else is said to hold it.
+const LOCK_TRIES: u32 = 20;
+const LOCK_PAUSE: Duration = Duration::from_millis(25);
+
 /// The open ledger. One per data directory and machine, guarded by a lock the system releases on death.
 pub struct Store {
     path: PathBuf,
     writer: Writer,
     readers: Arc<ReaderPool>,
     opened: u64,
-    _lock: Arc<File>,
 }
 
 /// Counts opened stores, to tell incarnations apart in statistics.
@@ -61,12 +65,12 @@ impl Store {
     /// Opens or makes the ledger at `path`. Refuses a second opener, a file that is not a ledger, a damaged one and
     /// one of a newer version; never makes a new ledger in the place of one it cannot read. Blocks.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let lock = Arc::new(lock_for(path)?);
+        let lock = lock_for(path)?;
         let connection = schema::open(path)?;
-        let writer = Writer::start(connection, path, lock.clone())?;
+        let writer = Writer::start(connection, path, lock)?;
         let readers = ReaderPool { path: path.to_owned(), idle: std::sync::Mutex::default(), permits: Semaphore::new(READERS) };
         let opened = OPENED.fetch_add(1, Ordering::Relaxed);
-        Ok(Self { path: path.to_owned(), writer, readers: Arc::new(readers), opened, _lock: lock })
+        Ok(Self { path: path.to_owned(), writer, readers: Arc::new(readers), opened })
     }
 
     /// Commits a batch: all of it or nothing. When this returns, it is on disk. Returns the last sequence number.
@@ -117,8 +121,11 @@ fn lock_for(path: &Path) -> Result<File, StoreError> {
         path: name.clone(),
         reason: source.to_string(),
     })?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(_) => Err(StoreError::InUse { path: path.to_owned() }),
+    for _ in 0..LOCK_TRIES {
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            return Ok(file);
+        }
+        std::thread::park_timeout(LOCK_PAUSE);
     }
+    Err(StoreError::InUse { path: path.to_owned() })
 }

@@ -63,15 +63,19 @@ pub struct Writer {
 
 impl Writer {
     /// Starts the thread; it owns the connection and keeps the ledger's lock as long as it lives.
-    pub fn start(connection: Connection, path: &Path, lock: Arc<File>) -> Result<Self, StoreError> {
+    pub fn start(connection: Connection, path: &Path, lock: File) -> Result<Self, StoreError> {
         let (jobs, queue) = mpsc::channel(QUEUE_MAX);
         let counters = Arc::new(Counters::default());
         let theirs = counters.clone();
         std::thread::Builder::new()
             .name("ledger-writer".to_owned())
             .spawn(move || {
-                let _lock = lock;
-                write_all(connection, queue, &theirs);
+                let closing = write_all(connection, queue, &theirs);
+                // Whoever asked for the close may open the ledger again at once.
+                drop(lock);
+                if let Some(done) = closing {
+                    let _ = done.send(());
+                }
             })
             .map_err(|error| StoreError::Open { path: path.to_owned(), reason: format!("its thread cannot be started: {error}") })?;
         Ok(Self { jobs, counters })
@@ -124,8 +128,8 @@ impl Writer {
 }
 
 /// The thread: until the queue is closed, a close is asked for, or something panics. Dropping the queue tells
-/// everybody who waits that nobody will answer.
-fn write_all(connection: Connection, mut queue: mpsc::Receiver<Job>, counters: &Counters) {
+/// everybody who waits that nobody will answer. Comes back with whom to tell of an orderly end.
+fn write_all(connection: Connection, mut queue: mpsc::Receiver<Job>, counters: &Counters) -> Option<oneshot::Sender<()>> {
     let mut closing = None;
     while closing.is_none() {
         let Some(first) = queue.blocking_recv() else { break };
@@ -141,14 +145,12 @@ fn write_all(connection: Connection, mut queue: mpsc::Receiver<Job>, counters: &
         counters.last_commit_us.store(took, Ordering::Relaxed);
         if committed.is_err() {
             tracing::error!("the ledger's writer thread panicked");
-            return;
+            return None;
         }
     }
     queue.close();
     drop(connection.close());
-    if let Some(done) = closing {
-        let _ = done.send(());
-    }
+    closing
 }
 
 fn take(job: Job, batches: &mut Vec<(Vec<Write>, Answer)>, closing: &mut Option<oneshot::Sender<()>>) {

@@ -13,6 +13,7 @@ use crate::actors::answer::ms;
 use crate::actors::exec::RunExec;
 use crate::actors::probe::Look;
 use crate::actors::run::{PhaseFault, Run};
+use crate::git::ChangeKind;
 use crate::model::ids::Oid;
 use crate::model::phase::{Outcome, Phase, Reason};
 use crate::model::problem::{Problem, ProblemCode};
@@ -24,26 +25,26 @@ use crate::store::Write;
 /// Runs the gates that are due.
 pub async fn carry_out(run: &mut Run, found: &Look) -> Result<Reason, PhaseFault> {
     let Some(head) = found.head.clone() else { return Ok(Reason::NotDue) };
-    if !run.local_changes(found).await?.is_empty() {
+    if !run.local_changes().await?.is_empty() {
         return Ok(Reason::NotDue);
     }
     for (gate, key) in found.base.config.gates.iter().zip(&found.gate_keys) {
         let passed = run.memory.verdicts.get(key).copied().unwrap_or(false);
         if !(passed && found.base.config.reuse_passed_gates) {
-            judge(run, found, &head, gate, key).await?;
+            judge(run, &head, gate, key).await?;
         }
     }
     Ok(Reason::Passed)
 }
 
-async fn judge(run: &mut Run, found: &Look, head: &Oid, gate: &GateConfig, key: &VerdictKey) -> Result<(), PhaseFault> {
+async fn judge(run: &mut Run, head: &Oid, gate: &GateConfig, key: &VerdictKey) -> Result<(), PhaseFault> {
     let exec = RunExec::command(run, Phase::Gates);
     let exit = exec.shell(&gate.command, Duration::from_millis(gate.timeout_ms)).await?;
     if exit.outcome == ExitOutcome::Cancelled {
         return exec.judge(&gate.command, &gate.name, ProblemCode::GateFailed, &exit);
     }
     let passed = exit.outcome == ExitOutcome::Code(0);
-    if passed && still(run, found, head).await.is_err() {
+    if passed && still(run, head).await.is_err() {
         let detail = format!("gate {} passed, but the work tree was changed while it ran, so the verdict does not count; commit and ask again", gate.name);
         return Err(PhaseFault { problem: Problem::new(ProblemCode::GateFailed, detail).with("gate", gate.name.as_str()), outcome: Outcome::Failure });
     }
@@ -52,7 +53,7 @@ async fn judge(run: &mut Run, found: &Look, head: &Oid, gate: &GateConfig, key: 
 }
 
 /// Whether the commit that was judged is still the branch's, with its tracked files as committed.
-async fn still(run: &Run, found: &Look, head: &Oid) -> Result<(), ()> {
+async fn still(run: &Run, head: &Oid) -> Result<(), ()> {
     let git = run.args.repo.git_if_open().ok_or(())?;
     let slug = run.args.todo.slug.clone();
     let now = tokio::task::spawn_blocking(move || git.branch_oid(&slug)).await.map_err(|_| ())?;
@@ -60,8 +61,8 @@ async fn still(run: &Run, found: &Look, head: &Oid) -> Result<(), ()> {
         return Err(());
     }
     // Files a gate leaves behind are its own affair; what it was run on has to be what is committed.
-    let tracked_as_committed = run.tracked_changes(found).await.map_err(|_| ())?.is_empty();
-    if tracked_as_committed { Ok(()) } else { Err(()) }
+    let changes = run.local_changes().await.map_err(|_| ())?;
+    if changes.iter().any(|change| change.kind == ChangeKind::Tracked) { Err(()) } else { Ok(()) }
 }
 
 async fn record(run: &mut Run, head: &Oid, gate: &GateConfig, key: &VerdictKey, exit: &Exit, passed: bool) -> Result<(), PhaseFault> {

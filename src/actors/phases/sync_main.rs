@@ -29,7 +29,7 @@ pub async fn carry_out(run: &mut Run, reason: Reason, found: &Look) -> Result<Re
         undo(run, &begun).await?;
     }
     // The look may be seconds old; what is merged into has to be clean now.
-    if !run.local_changes(found).await?.is_empty() {
+    if !run.local_changes().await?.is_empty() {
         return Ok(Reason::LocalChanges);
     }
     put_back_brief(run, &head).await?;
@@ -75,17 +75,15 @@ async fn put_back_brief(run: &mut Run, head: &Oid) -> Result<(), PhaseFault> {
     let Some(mark) = run.memory.record().todo else { return Ok(()) };
     let (git, head) = (git_of(run)?, head.clone());
     let path = run.args.repo.worktree_path(&run.args.todo.slug);
-    blocking(move || git.restore_before_merge(&path, &head, &mark))
-        .await?
-        .map_err(|error| git_fault("putting brief files back", &error))?;
-    // What was put back is not what was last brought in any more: sync_todo looks again after the merge.
-    let (todo, at) = (run.args.todo.clone(), run.args.context.clock.now());
-    if let Some(mark) = run.memory.record_mut().todo.as_mut() {
-        mark.tree = None;
-        let mark = mark.clone();
-        run.commit(vec![Write::TodoMarked { todo, mark: Some(mark), at }]).await?;
+    let before = mark.clone();
+    let restored = blocking(move || git.restore_before_merge(&path, &head, &mark)).await?;
+    let mark = restored.map_err(|error| git_fault("putting brief files back", &error))?;
+    if mark == before {
+        return Ok(());
     }
-    Ok(())
+    run.memory.record_mut().todo = Some(mark.clone());
+    let (todo, at) = (run.args.todo.clone(), run.args.context.clock.now());
+    run.commit(vec![Write::TodoMarked { todo, mark: Some(mark), at }]).await.map_err(PhaseFault::from)
 }
 
 async fn mark_begun(run: &mut Run, mark: Option<SyncMark>) -> Result<(), PhaseFault> {

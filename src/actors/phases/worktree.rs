@@ -31,7 +31,7 @@ const RACY_FOR: Duration = Duration::from_millis(1_100);
 pub async fn carry_out(run: &mut Run, reason: Reason, found: &Look) -> Result<Reason, PhaseFault> {
     let path = run.args.repo.worktree_path(&run.args.todo.slug);
     refuse_lost_disk(run, &path).await?;
-    if found.probe.worktree == WorktreeState::HalfMade && turned_out_whole(run, found).await? {
+    if found.probe.worktree == WorktreeState::HalfMade && turned_out_whole(run).await? {
         mark(run, MarkState::Done).await?;
         return Ok(reason);
     }
@@ -86,13 +86,12 @@ async fn set_half_made_aside(run: &Run, git: &std::sync::Arc<git::Repository>, p
 }
 
 /// Whether a worktree that was only begun is complete after all: git may have finished after the daemon died.
-async fn turned_out_whole(run: &Run, found: &Look) -> Result<bool, PhaseFault> {
+async fn turned_out_whole(run: &Run) -> Result<bool, PhaseFault> {
     let (git, slug) = (git_of(run)?, run.args.todo.slug.clone());
     let path = run.args.repo.worktree_path(&slug);
-    drop(found.head.as_ref());
     blocking(move || match git.glance(&path, &slug) {
-        Ok(Place::Present { head, in_progress: None }) => {
-            git.local_changes(&path, &head).is_ok_and(|changes| changes.is_empty()) && !git.index_is_locked(&path)
+        Ok(Place::Present { in_progress: None, .. }) => {
+            git.local_changes(&path).is_ok_and(|changes| changes.is_empty()) && !git.index_is_locked(&path)
         }
         _ => false,
     })

@@ -1,0 +1,372 @@
+//! The daemon's configuration: flags over environment over `slugline.toml` over defaults; everything is checked before
+//! anything is bound, and all faults are reported at once.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use crate::model::ids::RepoName;
+use crate::model::settings::{Fault, Section};
+
+/// Where the daemon listens when nothing is said: SLUG on a telephone.
+pub const LISTEN_DEFAULT: &str = "127.0.0.1:7584";
+/// Repositories one daemon may serve.
+const REPOSITORIES_MAX: usize = 1_000;
+/// A day, in milliseconds: no limit here is longer.
+const DAY_MS: u64 = 86_400_000;
+/// How many prepare and gate commands run at once when nothing is said. They run at low priority, so the number
+/// guards memory, not the daemon's own answers.
+const COMMANDS_DEFAULT: u64 = 32;
+
+/// Everything the daemon is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// TCP address; loopback only. Port 0 picks a free one.
+    pub listen: SocketAddr,
+    /// Unix socket beside it.
+    pub socket: Option<PathBuf>,
+    /// Token, address, ledger, logs.
+    pub data_dir: PathBuf,
+    /// Worktrees.
+    pub worktrees_dir: PathBuf,
+    /// Who is let in.
+    pub auth: Auth,
+    /// Claims.
+    pub lease: Lease,
+    /// The lane breaker.
+    pub breaker: Breaker,
+    /// The runtime's watchdog.
+    pub watchdog: Watchdog,
+    /// Carrying out.
+    pub runs: Runs,
+    /// Actors.
+    pub actors: Actors,
+    /// HTTP.
+    pub http: Http,
+    /// Logging.
+    pub log: Log,
+    /// What is served.
+    pub repositories: Vec<RepositoryConfig>,
+}
+
+/// `[auth]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Auth {
+    /// Whether TCP callers need the token.
+    pub mode: AuthMode,
+}
+
+/// `[auth] mode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuthMode {
+    /// They do.
+    Token,
+    /// They do not.
+    None,
+}
+
+/// `[lease]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lease {
+    /// How long a claim lasts, in milliseconds.
+    pub duration_ms: u64,
+}
+
+/// `[breaker]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Breaker {
+    /// Failures of one fingerprint that pause a lane.
+    pub failures: u64,
+    /// Within so many milliseconds.
+    pub window_ms: u64,
+}
+
+/// `[watchdog]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Watchdog {
+    /// A lag beyond this is a hang, in milliseconds.
+    pub lag_threshold_ms: u64,
+    /// How often the lag is measured, in milliseconds.
+    pub interval_ms: u64,
+}
+
+/// `[runs]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Runs {
+    /// Prepare and gate commands at once.
+    pub max_parallel_commands: usize,
+    /// What one git command gets, in milliseconds.
+    pub git_timeout_ms: u64,
+}
+
+/// `[actors]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Actors {
+    /// A slug's actor leaves after so many milliseconds without a call.
+    pub idle_after_ms: u64,
+}
+
+/// `[http]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Http {
+    /// How long a shutdown waits for requests and runs, in milliseconds.
+    pub drain_ms: u64,
+}
+
+/// `[log]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    /// How lines look.
+    pub format: LogFormat,
+    /// `info`, or a filter such as `info,slugline::git=debug`.
+    pub level: String,
+}
+
+/// `[log] format`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}
+
+/// One `[[repositories]]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RepositoryConfig {
+    /// Its name.
+    pub name: RepoName,
+    /// Its path.
+    pub path: PathBuf,
+    /// Its base branch; the one its HEAD names when `None`.
+    pub base: Option<String>,
+    /// Its remote.
+    pub remote: Option<String>,
+}
+
+/// What the command line says.
+#[derive(Debug, Clone, Default)]
+pub struct Flags {
+    /// Settings by dotted key, in the words of the user.
+    pub settings: Vec<(&'static str, String)>,
+    /// `--repo`.
+    pub repos: Vec<PathBuf>,
+}
+
+/// Environment variable of every key that can be set by one.
+const ENVIRONMENT: [(&str, &str); 15] = [
+    ("SLUGLINE_LISTEN", "listen"),
+    ("SLUGLINE_SOCKET", "socket"),
+    ("SLUGLINE_DATA_DIR", "data_dir"),
+    ("SLUGLINE_WORKTREES_DIR", "worktrees_dir"),
+    ("SLUGLINE_AUTH_MODE", "auth.mode"),
+    ("SLUGLINE_LEASE_DURATION_MS", "lease.duration_ms"),
+    ("SLUGLINE_BREAKER_FAILURES", "breaker.failures"),
+    ("SLUGLINE_BREAKER_WINDOW_MS", "breaker.window_ms"),
+    ("SLUGLINE_WATCHDOG_LAG_THRESHOLD_MS", "watchdog.lag_threshold_ms"),
+    ("SLUGLINE_WATCHDOG_INTERVAL_MS", "watchdog.interval_ms"),
+    ("SLUGLINE_RUNS_MAX_PARALLEL_COMMANDS", "runs.max_parallel_commands"),
+    ("SLUGLINE_RUNS_GIT_TIMEOUT_MS", "runs.git_timeout_ms"),
+    ("SLUGLINE_ACTORS_IDLE_AFTER_MS", "actors.idle_after_ms"),
+    ("SLUGLINE_HTTP_DRAIN_MS", "http.drain_ms"),
+    ("SLUGLINE_LOG_LEVEL", "log.level"),
+];
+
+/// Variables with our prefix that are not settings: where the file is, and what commands of a run are given.
+const NOT_SETTINGS: [&str; 6] = ["SLUGLINE_CONFIG", "SLUGLINE_RUN", "SLUGLINE_RUN_POLICY", "SLUGLINE_REPO", "SLUGLINE_SLUG", "SLUGLINE_OPERATION"];
+
+impl Config {
+    /// Brings file, environment and flags together. `file` is the configuration file's path and text; relative paths
+    /// in it are seen from its directory. All faults come back at once.
+    pub fn load(flags: &Flags, env: &BTreeMap<String, String>, file: Option<(&Path, &str)>) -> Result<Self, Vec<Fault>> {
+        let (source, text) = file.map_or(("defaults".to_owned(), ""), |(path, text)| (path.display().to_string(), text));
+        let mut top = Section::parse(&source, text);
+        let faults = top.fault_list();
+        for (name, value) in env.iter().filter(|(name, _)| name.starts_with("SLUGLINE_") && !NOT_SETTINGS.contains(&name.as_str())) {
+            match ENVIRONMENT.iter().find(|(known, _)| known == name) {
+                Some((_, key)) => top.put(name, key, value),
+                None => faults.borrow_mut().push(Fault { source: "environment".to_owned(), line: None, key: name.clone(), message: "unknown variable; `slugline serve --help` lists the settings".to_owned() }),
+            }
+        }
+        for (key, value) in &flags.settings {
+            top.put("command line", key, value);
+        }
+        let home = file.and_then(|(path, _)| path.parent()).filter(|dir| !dir.as_os_str().is_empty());
+        let config = read(&mut top, env, home.unwrap_or_else(|| Path::new(".")), &flags.repos);
+        top.finish();
+        let faults = faults.take();
+        config.filter(|_| faults.is_empty()).ok_or(faults)
+    }
+}
+
+fn read(top: &mut Section, env: &BTreeMap<String, String>, home: &Path, repos: &[PathBuf]) -> Option<Config> {
+    let listen = top.parsed("listen", address).unwrap_or_else(|| LISTEN_DEFAULT.parse().expect("the default address is one"));
+    let path = |text: &str| absolute(home, text);
+    let socket = top.parsed("socket", |text| path(text));
+    let data_dir = top.parsed("data_dir", |text| path(text)).or_else(|| default_data_dir(env));
+    if data_dir.is_none() {
+        top.fault("data_dir", "neither XDG_STATE_HOME nor HOME is set, so say where: --data-dir DIR");
+    }
+    let data_dir = data_dir.unwrap_or_default();
+    let worktrees_dir = top.parsed("worktrees_dir", |text| path(text)).unwrap_or_else(|| data_dir.join("worktrees"));
+    let socket = socket.or_else(|| Some(default_socket(env, &data_dir)));
+    let mut auth = top.section("auth");
+    let mode = auth.word("mode", &[("token", AuthMode::Token), ("none", AuthMode::None)]).unwrap_or(AuthMode::Token);
+    auth.finish();
+    let mut number = |section: &'static str, keys: &[(&'static str, std::ops::RangeInclusive<u64>, u64)]| -> Vec<u64> {
+        let mut table = top.section(section);
+        let numbers = keys.iter().map(|(key, bounds, default)| table.whole(key, bounds.clone()).unwrap_or(*default)).collect();
+        table.finish();
+        numbers
+    };
+    let lease = number("lease", &[("duration_ms", 1_000..=7 * DAY_MS, 2_700_000)]);
+    let breaker = number("breaker", &[("failures", 1..=1_000, 3), ("window_ms", 1_000..=365 * DAY_MS, DAY_MS)]);
+    let watchdog = number("watchdog", &[("lag_threshold_ms", 10..=60_000, 250), ("interval_ms", 10..=60_000, 100)]);
+    let runs = number("runs", &[("max_parallel_commands", 1..=10_000, COMMANDS_DEFAULT), ("git_timeout_ms", 1_000..=DAY_MS, 120_000)]);
+    let actors = number("actors", &[("idle_after_ms", 100..=DAY_MS, 300_000)]);
+    let http = number("http", &[("drain_ms", 0..=600_000, 10_000)]);
+    let mut log = top.section("log");
+    let format = log.word("format", &[("text", LogFormat::Text), ("json", LogFormat::Json)]).unwrap_or(LogFormat::Text);
+    let level = log.parsed("level", level).unwrap_or_else(|| "info".to_owned());
+    log.finish();
+    let repositories = repositories(top, home, repos);
+    Some(Config {
+        listen,
+        socket,
+        data_dir,
+        worktrees_dir,
+        auth: Auth { mode },
+        lease: Lease { duration_ms: lease[0] },
+        breaker: Breaker { failures: breaker[0], window_ms: breaker[1] },
+        watchdog: Watchdog { lag_threshold_ms: watchdog[0], interval_ms: watchdog[1] },
+        runs: Runs { max_parallel_commands: usize::try_from(runs[0]).unwrap_or(1), git_timeout_ms: runs[1] },
+        actors: Actors { idle_after_ms: actors[0] },
+        http: Http { drain_ms: http[0] },
+        log: Log { format, level },
+        repositories,
+    })
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let address: SocketAddr = text.parse().map_err(|_| format!("{text:?} is not an address such as {LISTEN_DEFAULT}"))?;
+    if address.ip().is_loopback() { Ok(address) } else { Err(format!("{address} is not on loopback; Slugline listens on 127.0.0.1 or [::1] only, put a proxy in front of it")) }
+}
+
+fn level(text: &str) -> Result<String, String> {
+    text.parse::<tracing_subscriber::filter::Targets>().map(|_| text.to_owned()).map_err(|error| format!("{text:?}: {error}"))
+}
+
+fn absolute(home: &Path, text: &str) -> Result<PathBuf, String> {
+    if text.is_empty() || text.contains('\0') {
+        return Err("is not a path".to_owned());
+    }
+    std::path::absolute(home.join(text)).map_err(|error| error.to_string())
+}
+
+fn default_data_dir(env: &BTreeMap<String, String>) -> Option<PathBuf> {
+    let at = |name: &str| env.get(name).filter(|path| path.starts_with('/')).map(PathBuf::from);
+    at("XDG_STATE_HOME").or_else(|| at("HOME").map(|home| home.join(".local/state"))).map(|state| state.join("slugline"))
+}
+
+/// In the runtime directory for the default data directory; a daemon with a data directory of its own has its socket
+/// there, so that two daemons never want the same one.
+fn default_socket(env: &BTreeMap<String, String>, data_dir: &Path) -> PathBuf {
+    let usual = default_data_dir(env).is_some_and(|usual| usual == data_dir);
+    let runtime = env.get("XDG_RUNTIME_DIR").filter(|path| usual && path.starts_with('/'));
+    runtime.map_or_else(|| data_dir.join("slugline.sock"), |dir| Path::new(dir).join("slugline/slugline.sock"))
+}
+
+fn repositories(top: &mut Section, home: &Path, repos: &[PathBuf]) -> Vec<RepositoryConfig> {
+    let mut all: Vec<RepositoryConfig> = Vec::new();
+    for mut section in top.sections("repositories", REPOSITORIES_MAX) {
+        let name = section.parsed("name", RepoName::parse);
+        let path = section.parsed("path", |text| absolute(home, text));
+        let (base, remote) = (section.text("base"), section.text("remote"));
+        match (name, path) {
+            (Some(name), Some(path)) if all.iter().any(|other| other.name == name) => section.fault("name", format!("{name} ({}) is registered twice", path.display())),
+            (Some(name), Some(path)) => all.push(RepositoryConfig { name, path, base, remote }),
+            _ => section.fault("", "a repository needs a name and a path"),
+        }
+        section.finish();
+    }
+    for path in repos {
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+        match name_of(&path) {
+            Some(name) if all.iter().any(|other| other.name == name) => top.fault("repositories", format!("{name} is registered twice; give {} a name of its own in slugline.toml", path.display())),
+            Some(name) => all.push(RepositoryConfig { name, path, base: None, remote: None }),
+            None => top.fault("repositories", format!("{} has no usable directory name; register it under a name in slugline.toml", path.display())),
+        }
+    }
+    all
+}
+
+/// A repository's directory name, made to follow the rule for names.
+fn name_of(path: &Path) -> Option<RepoName> {
+    let name = path.file_name()?.to_string_lossy().to_lowercase();
+    let plain: String = name.chars().map(|c| if c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') { c } else { '-' }).take(64).collect();
+    RepoName::parse(plain.trim_matches(['.', '_', '-'])).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn env(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect()
+    }
+
+    fn load(text: &str, extra: &[(&str, &str)], settings: Vec<(&'static str, String)>) -> Result<Config, Vec<String>> {
+        let flags = Flags { settings, repos: Vec::new() };
+        let mut env = env(&[("HOME", "/home/u")]);
+        env.extend(extra.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())));
+        Config::load(&flags, &env, Some((Path::new("/etc/slugline.toml"), text))).map_err(|faults| faults.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn flags_win_over_environment_over_file_over_defaults() {
+        let text = "data_dir = \"/file\"\nlisten = \"127.0.0.1:1\"\n[lease]\nduration_ms = 5000\n";
+        let config = load(text, &[("SLUGLINE_LISTEN", "127.0.0.1:2"), ("SLUGLINE_LEASE_DURATION_MS", "6000")], vec![("listen", "127.0.0.1:3".into())]).expect("fine");
+        assert_eq!((config.listen.port(), config.lease.duration_ms, config.data_dir, config.http.drain_ms), (3, 6000, "/file".into(), 10_000));
+    }
+
+    #[test]
+    fn every_fault_is_reported_at_once_with_its_place() {
+        let text = "listen = \"0.0.0.0:80\"\ncolour = 1\n[lease]\nduration_ms = 1\n[[repositories]]\nname = \"../x\"\n";
+        let faults = load(text, &[("SLUGLINE_LISTENN", "x"), ("SLUGLINE_AUTH_MODE", "maybe")], vec![]).expect_err("faulty");
+        for part in ["not on loopback", "/etc/slugline.toml:2: colour: unknown key", "lease.duration_ms: is 1, expected", "repositories[0].name", "SLUGLINE_LISTENN: unknown variable", "auth.mode: \"maybe\" is not one of token, none"] {
+            assert!(faults.iter().any(|fault| fault.contains(part)), "{part}: {faults:#?}");
+        }
+    }
+
+    #[test]
+    fn a_data_directory_is_found_or_asked_for() {
+        assert_eq!(load("", &[], vec![]).expect("fine").data_dir, Path::new("/home/u/.local/state/slugline"));
+        assert_eq!(load("", &[("XDG_STATE_HOME", "/s")], vec![]).expect("fine").data_dir, Path::new("/s/slugline"));
+        let flags = Flags::default();
+        let faults = Config::load(&flags, &env(&[]), None).expect_err("nowhere to put anything");
+        assert!(faults[0].to_string().contains("--data-dir"), "{faults:?}");
+    }
+
+    #[test]
+    fn a_repository_on_the_command_line_is_named_after_its_directory() {
+        let flags = Flags { settings: vec![("data_dir", "/d".into())], repos: vec!["/srv/My App".into()] };
+        let config = Config::load(&flags, &env(&[]), None).expect("fine");
+        assert_eq!((config.repositories[0].name.as_str(), config.repositories[0].base.as_deref()), ("my-app", None));
+    }
+
+    #[test]
+    fn the_example_file_is_the_defaults_with_every_key() {
+        let text = include_str!("../config.example.toml");
+        let plain = load("", &[], vec![]).expect("fine");
+        // The example's keys are commented out where they are optional; read with the comments taken off, it is all of
+        // them, and the defaults.
+        let all: String = text.lines().map(|line| line.strip_prefix("#: ").unwrap_or(line)).map(|line| format!("{line}\n")).collect();
+        let example = load(&all.replace("~/.local/state", "/home/u/.local/state"), &[], vec![]).expect("the example parses");
+        assert_eq!(example.repositories.len(), 1);
+        assert_eq!(Config { repositories: Vec::new(), ..example }, plain);
+        for (_, key) in ENVIRONMENT {
+            let name = key.rsplit('.').next().unwrap_or(key);
+            assert!(all.contains(&format!("{name} = ")), "{key} is not in the example");
+        }
+    }
+}

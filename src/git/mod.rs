@@ -1,0 +1,41 @@
+//! Repositories, refs, worktrees and syncing. `git2` types and knowledge of git's files stop at this door.
+//!
+//! May know `model`. Starts no process itself: git command lines go out through [`Exec`]. Reading order: `repository`
+//! (opening), `refs` and `place` (the cheap look, by reading files), `base` (what a base commit says), `status`,
+//! `hardening` and `command` (how git is run so that nothing planted runs with it), `worktree`, `sync`, `todo_sync`
+//! (effects), `locks` (stale ones).
+//!
+//! Which means for which operation was measured: refs by file (microseconds), objects on one libgit2 handle per
+//! repository, everything that writes refs or work trees by the git command line.
+
+pub mod base;
+pub mod command;
+mod hardening;
+mod locks;
+mod place;
+mod refs;
+pub mod repository;
+mod status;
+pub mod sync;
+pub mod todo_sync;
+pub mod worktree;
+
+#[cfg(test)]
+mod tests;
+
+pub use command::{Exec, GitCommand, GitEnd, GitError, GitExit};
+pub use place::{ForeignReason, Place};
+pub use repository::{OpenError, Repository};
+pub use status::{Change, ChangeKind};
+
+use crate::model::ids::Oid;
+
+/// libgit2's id as ours.
+fn oid_of(id: git2::Oid) -> Oid {
+    Oid::parse(&id.to_string()).expect("libgit2 prints ids as lowercase hex")
+}
+
+/// Our id as libgit2's.
+fn id_of(oid: &Oid) -> Result<git2::Oid, git2::Error> {
+    git2::Oid::from_str(oid.as_str())
+}

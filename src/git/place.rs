@@ -1,0 +1,224 @@
+//! What stands at a slug's place, by reading a handful of small files. A worktree counts only when everything fits:
+//! a real directory, linked to our repository, registered there for this path, on the slug's branch.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::refs::read_small;
+use super::{GitError, Repository};
+use crate::model::ids::{Oid, Slug};
+
+/// What stands there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// Nothing.
+    Absent {
+        /// The slug's branch, when it exists.
+        branch: Option<Oid>,
+    },
+    /// It is registered, its directory is gone.
+    Missing,
+    /// The directory is linked to our repository, its registration is gone.
+    Unlinked,
+    /// The slug's worktree.
+    Present {
+        /// The branch's commit.
+        head: Oid,
+        /// A merge, rebase or the like that is under way.
+        in_progress: Option<&'static str>,
+    },
+    /// Something that is not the slug's worktree.
+    Foreign(ForeignReason),
+}
+
+/// What is wrong with it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ForeignReason {
+    /// A directory without git in it.
+    #[error("a plain directory stands there")]
+    PlainDirectory,
+    /// A file.
+    #[error("a file stands there")]
+    File,
+    /// A symbolic link.
+    #[error("a symbolic link stands there")]
+    Symlink,
+    /// A work tree of another repository, or a repository of its own.
+    #[error("a work tree of another repository stands there")]
+    OtherRepository,
+    /// Our worktree on another branch.
+    #[error("the worktree there is on branch {0}")]
+    OtherBranch(String),
+    /// Our worktree without a branch.
+    #[error("the worktree there is on no branch (detached HEAD)")]
+    Detached,
+    /// Registered for another path.
+    #[error("the worktree there is registered for {0}")]
+    OtherPath(String),
+    /// Registered, locked, and its directory is gone.
+    #[error("its directory is gone and git has it locked ({0}): mount it again, or `git worktree unlock` it")]
+    Locked(String),
+    /// The branch is checked out somewhere else.
+    #[error("its branch is checked out at {0}")]
+    BranchElsewhere(String),
+    /// The branch is gone while its worktree is there.
+    #[error("its branch {0} is gone; make it again at the commit you want")]
+    BranchGone(String),
+}
+
+/// Files in an admin directory that say an operation is under way.
+const IN_PROGRESS: [(&str, &str); 6] = [
+    ("MERGE_HEAD", "merge"),
+    ("rebase-merge", "rebase"),
+    ("rebase-apply", "rebase"),
+    ("CHERRY_PICK_HEAD", "cherry-pick"),
+    ("REVERT_HEAD", "revert"),
+    ("BISECT_LOG", "bisect"),
+];
+
+/// The reason git gives a lock it takes while it makes a worktree.
+const INITIALIZING: &str = "initializing";
+
+impl Repository {
+    /// What stands at `path`, as the place of `slug`.
+    pub fn glance(&self, path: &Path, slug: &Slug) -> Result<Place, GitError> {
+        let foreign = |reason| Ok(Place::Foreign(reason));
+        match fs::symlink_metadata(path) {
+            Ok(meta) if meta.is_symlink() => foreign(ForeignReason::Symlink),
+            Ok(meta) if !meta.is_dir() => foreign(ForeignReason::File),
+            Ok(_) => self.directory(path, slug),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.nothing_there(path, slug),
+            Err(error) => Err(GitError::file(path)(error)),
+        }
+    }
+
+    fn directory(&self, path: &Path, slug: &Slug) -> Result<Place, GitError> {
+        let foreign = |reason| Ok(Place::Foreign(reason));
+        let link = path.join(".git");
+        let text = match read_small(&link) {
+            Ok(Some(text)) => text,
+            Ok(None) => return foreign(ForeignReason::PlainDirectory),
+            // A directory: a repository of its own.
+            Err(_) => return foreign(ForeignReason::OtherRepository),
+        };
+        let Some(admin) = text.trim_end().strip_prefix("gitdir: ").map(|to| path.join(to)) else {
+            return foreign(ForeignReason::OtherRepository);
+        };
+        if !self.is_our_admin(&admin) {
+            return foreign(ForeignReason::OtherRepository);
+        }
+        let Some(back) = read_small(&admin.join("gitdir")).map_err(GitError::file(&admin))? else {
+            return Ok(if admin.exists() { Place::Foreign(ForeignReason::OtherRepository) } else { Place::Unlinked });
+        };
+        if !same_place(&admin.join(back.trim_end()), &link) {
+            return foreign(ForeignReason::OtherPath(back.trim_end().to_owned()));
+        }
+        let common = read_small(&admin.join("commondir")).map_err(GitError::file(&admin))?.unwrap_or_default();
+        if common.trim_end() != "../.." && !same_place(&admin.join(common.trim_end()), self.common_dir()) {
+            return foreign(ForeignReason::OtherRepository);
+        }
+        self.on_branch(&admin, slug)
+    }
+
+    fn on_branch(&self, admin: &Path, slug: &Slug) -> Result<Place, GitError> {
+        let in_progress = IN_PROGRESS.into_iter().find(|(file, _)| fs::symlink_metadata(admin.join(file)).is_ok());
+        let head = read_small(&admin.join("HEAD")).map_err(GitError::file(&admin.join("HEAD")))?.unwrap_or_default();
+        let branch = match head.trim_end().strip_prefix("ref: refs/heads/") {
+            Some(branch) => Some(branch.to_owned()),
+            // A rebase detaches HEAD and remembers the branch.
+            None => ["rebase-merge", "rebase-apply"].iter().find_map(|dir| {
+                let name = read_small(&admin.join(dir).join("head-name")).ok().flatten()?;
+                name.trim_end().strip_prefix("refs/heads/").map(str::to_owned)
+            }),
+        };
+        match branch {
+            None => Ok(Place::Foreign(ForeignReason::Detached)),
+            Some(branch) if branch != slug.as_str() => Ok(Place::Foreign(ForeignReason::OtherBranch(branch))),
+            Some(branch) => match self.resolve(&format!("refs/heads/{branch}"))? {
+                Some(head) => Ok(Place::Present { head, in_progress: in_progress.map(|(_, name)| name) }),
+                None => Ok(Place::Foreign(ForeignReason::BranchGone(branch))),
+            },
+        }
+    }
+
+    fn nothing_there(&self, path: &Path, slug: &Slug) -> Result<Place, GitError> {
+        if let Some(admin) = self.registration_of(path)? {
+            if let Some(reason) = read_small(&admin.join("locked")).map_err(GitError::file(&admin))? {
+                if reason.trim_end() != INITIALIZING {
+                    return Ok(Place::Foreign(ForeignReason::Locked(reason.trim_end().to_owned())));
+                }
+            }
+            return Ok(match self.on_branch(&admin, slug)? {
+                Place::Present { .. } => Place::Missing,
+                other => other,
+            });
+        }
+        let branch = self.resolve(&format!("refs/heads/{slug}"))?;
+        match branch.as_ref().and_then(|_| self.checked_out_at(slug)) {
+            Some(elsewhere) => Ok(Place::Foreign(ForeignReason::BranchElsewhere(elsewhere))),
+            None => Ok(Place::Absent { branch }),
+        }
+    }
+
+    /// The admin directory registered for a path, when there is one.
+    pub(super) fn registration_of(&self, path: &Path) -> Result<Option<PathBuf>, GitError> {
+        let link = path.join(".git");
+        for admin in self.admin_dirs()? {
+            let back = read_small(&admin.join("gitdir")).ok().flatten().unwrap_or_default();
+            if same_place(&admin.join(back.trim_end()), &link) {
+                return Ok(Some(admin));
+            }
+        }
+        Ok(None)
+    }
+
+    fn admin_dirs(&self) -> Result<Vec<PathBuf>, GitError> {
+        let dir = self.common_dir().join("worktrees");
+        match fs::read_dir(&dir) {
+            Ok(entries) => Ok(entries.flatten().map(|entry| entry.path()).collect()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(GitError::file(&dir)(error)),
+        }
+    }
+
+    /// Where the slug's branch is checked out, the main work tree included.
+    fn checked_out_at(&self, slug: &Slug) -> Option<String> {
+        let wanted = format!("ref: refs/heads/{slug}");
+        let is_on = |dir: &Path| read_small(&dir.join("HEAD")).ok().flatten().is_some_and(|head| head.trim_end() == wanted);
+        if is_on(self.common_dir()) {
+            return Some(self.main_path().display().to_string());
+        }
+        let admin = self.admin_dirs().ok()?.into_iter().find(|admin| is_on(admin))?;
+        let back = read_small(&admin.join("gitdir")).ok().flatten()?;
+        Some(back.trim_end().trim_end_matches("/.git").to_owned())
+    }
+
+    /// Whether a link leads into our own `worktrees` directory.
+    fn is_our_admin(&self, admin: &Path) -> bool {
+        let dir = self.common_dir().join("worktrees");
+        let direct = admin.parent() == Some(dir.as_path()) && admin.file_name().is_some();
+        direct || admin.parent().and_then(|parent| parent.canonicalize().ok()).is_some_and(|parent| parent == dir)
+    }
+
+    /// The admin directory of a worktree that is there.
+    pub(super) fn admin_of(&self, path: &Path) -> Option<PathBuf> {
+        let text = read_small(&path.join(".git")).ok().flatten()?;
+        let admin = path.join(text.trim_end().strip_prefix("gitdir: ")?);
+        self.is_our_admin(&admin).then_some(admin)
+    }
+
+    /// Whether somebody, or a git that died, holds the worktree's index.
+    #[must_use]
+    pub fn index_is_locked(&self, path: &Path) -> bool {
+        self.admin_of(path).is_some_and(|admin| admin.join("index.lock").exists())
+    }
+}
+
+/// Whether two paths lead to the same place; the last component need not exist.
+fn same_place(a: &Path, b: &Path) -> bool {
+    let settle = |path: &Path| {
+        path.canonicalize().ok().or_else(|| Some(path.parent()?.canonicalize().ok()?.join(path.file_name()?)))
+    };
+    a == b || matches!((settle(a), settle(b)), (Some(a), Some(b)) if a == b)
+}

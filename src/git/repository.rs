@@ -1,0 +1,220 @@
+//! Opening a repository: what can be served, and a clear word for what cannot.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use git2::ErrorCode;
+
+use super::refs::PackedRefs;
+use super::{GitError, oid_of};
+use crate::model::ids::{Oid, RepoName};
+
+/// Branches named in an error as examples.
+const EXAMPLES: usize = 5;
+
+/// Why a registered path cannot be served.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// Nothing is there.
+    #[error("{0} does not exist; correct path")]
+    Missing(String),
+    /// Something is there, but no repository.
+    #[error("{0} is not a git repository; give the directory that contains .git")]
+    NotARepository(String),
+    /// It has no work tree.
+    #[error("{0} is a bare repository; Slugline needs one with a work tree: clone it and register the clone")]
+    Bare(String),
+    /// It has no commits.
+    #[error("{0} has no commits yet; make the first one on its base branch")]
+    Empty(String),
+    /// The base is not there.
+    #[error("{path} has no branch {base}; set base to one of its branches, such as {examples}")]
+    NoSuchBase {
+        /// The repository.
+        path: String,
+        /// What was asked for.
+        base: String,
+        /// What there is.
+        examples: String,
+    },
+    /// The base is something, but no branch.
+    #[error("base {base} of {path} is not a branch ({what}); set base to a branch")]
+    BaseIsNoBranch {
+        /// The repository.
+        path: String,
+        /// What was asked for.
+        base: String,
+        /// What it is.
+        what: &'static str,
+    },
+    /// No base was named and none can be seen.
+    #[error("HEAD of {0} is detached, so its base branch cannot be seen; set base to a branch")]
+    DetachedBase(String),
+    /// Its format is beyond us.
+    #[error("{path} has a format that is not supported ({reason}); serve a clone with the default formats (sha1, files)")]
+    Unsupported {
+        /// The repository.
+        path: String,
+        /// What is unusual.
+        reason: String,
+    },
+    /// Somebody else owns it.
+    #[error("{0} belongs to another user; run the daemon as that user, or add it to safe.directory in the global git configuration")]
+    OtherOwner(String),
+    /// Anything else.
+    #[error("{path} cannot be opened: {reason}")]
+    Other {
+        /// The repository.
+        path: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// A repository in use: one library handle on its common directory, and where its refs are.
+pub struct Repository {
+    name: RepoName,
+    common_dir: PathBuf,
+    main_path: PathBuf,
+    base_branch: String,
+    base_ref: String,
+    handle: Mutex<git2::Repository>,
+    pub(super) packed: PackedRefs,
+}
+
+impl std::fmt::Debug for Repository {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Repository({}, {})", self.name, self.common_dir.display())
+    }
+}
+
+impl Repository {
+    /// Opens the repository at `path` with the given base branch, or the one its HEAD names. With a remote whose
+    /// tracking branch exists, that is the base. Writes nothing. Blocks.
+    pub fn open(name: RepoName, path: &Path, base: Option<&str>, remote: Option<&str>) -> Result<Self, OpenError> {
+        let shown = path.display().to_string();
+        if !path.exists() {
+            return Err(OpenError::Missing(shown));
+        }
+        let opened = git2::Repository::open(path).map_err(|error| classify(&shown, &error))?;
+        let opened = if opened.is_worktree() {
+            git2::Repository::open(opened.commondir()).map_err(|error| classify(&shown, &error))?
+        } else {
+            opened
+        };
+        if opened.is_bare() {
+            return Err(OpenError::Bare(shown));
+        }
+        let other = |reason: String| OpenError::Other { path: shown.clone(), reason };
+        let common_dir = opened.commondir().canonicalize().map_err(|error| other(error.to_string()))?;
+        let main_path = opened.workdir().unwrap_or(path).to_owned();
+        let base_branch = match base {
+            Some(base) => base.to_owned(),
+            None => head_branch(&opened, &shown)?,
+        };
+        let base_ref = base_ref(&opened, &shown, &base_branch, remote)?;
+        let packed = PackedRefs::new(&common_dir);
+        Ok(Self { name, common_dir, main_path, base_branch, base_ref, handle: Mutex::new(opened), packed })
+    }
+
+    /// Its registered name.
+    #[must_use]
+    pub fn name(&self) -> &RepoName {
+        &self.name
+    }
+
+    /// The directory its worktrees share.
+    #[must_use]
+    pub fn common_dir(&self) -> &Path {
+        &self.common_dir
+    }
+
+    /// Its main work tree.
+    #[must_use]
+    pub fn main_path(&self) -> &Path {
+        &self.main_path
+    }
+
+    /// Its base branch, as people call it.
+    #[must_use]
+    pub fn base_branch(&self) -> &str {
+        &self.base_branch
+    }
+
+    /// The base's commit now: one small file in most cases.
+    pub fn base_oid(&self) -> Result<Oid, GitError> {
+        self.resolve(&self.base_ref)?.ok_or_else(|| GitError::State(format!("{} is gone; make it again, or set base to another branch", self.base_ref)))
+    }
+
+    /// The library handle, for one short use.
+    pub(super) fn library(&self) -> MutexGuard<'_, git2::Repository> {
+        self.handle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The tree of a commit. Blocks.
+    pub fn tree_of_commit(&self, commit: &Oid) -> Result<Oid, GitError> {
+        let library = self.library();
+        let tree = super::id_of(commit).and_then(|id| library.find_commit(id)).map(|commit| commit.tree_id());
+        tree.map(oid_of).map_err(GitError::library(format!("commit {commit}")))
+    }
+
+    /// Whether `head` has `base` in its history. Blocks.
+    pub fn contains(&self, head: &Oid, base: &Oid) -> Result<bool, GitError> {
+        if head == base {
+            return Ok(true);
+        }
+        let library = self.library();
+        let contains = super::id_of(head).and_then(|head| library.graph_descendant_of(head, super::id_of(base)?));
+        contains.map_err(GitError::library(format!("history of {head}")))
+    }
+}
+
+fn classify(path: &str, error: &git2::Error) -> OpenError {
+    let message = error.message().to_owned();
+    match error.code() {
+        ErrorCode::NotFound => OpenError::NotARepository(path.to_owned()),
+        ErrorCode::Owner => OpenError::OtherOwner(path.to_owned()),
+        _ if message.contains("extension") || message.contains("object format") || message.contains("objectformat") || message.contains("repository format") || message.contains("refstorage") => {
+            OpenError::Unsupported { path: path.to_owned(), reason: message }
+        }
+        _ => OpenError::Other { path: path.to_owned(), reason: message },
+    }
+}
+
+fn head_branch(repo: &git2::Repository, path: &str) -> Result<String, OpenError> {
+    let head = repo.find_reference("HEAD").map_err(|error| classify(path, &error))?;
+    let target = head.symbolic_target().ok().flatten().and_then(|target| target.strip_prefix("refs/heads/"));
+    target.map(str::to_owned).ok_or_else(|| OpenError::DetachedBase(path.to_owned()))
+}
+
+fn base_ref(repo: &git2::Repository, path: &str, base: &str, remote: Option<&str>) -> Result<String, OpenError> {
+    let local = format!("refs/heads/{base}");
+    let no_branch = |what| OpenError::BaseIsNoBranch { path: path.to_owned(), base: base.to_owned(), what };
+    if base == "HEAD" || base.starts_with('-') || !git2::Reference::is_valid_name(&local) {
+        return Err(no_branch("not a branch name"));
+    }
+    let is_there = |name: &str| repo.find_reference(name).is_ok_and(|found| found.peel_to_commit().is_ok());
+    if let Some(tracking) = remote.map(|remote| format!("refs/remotes/{remote}/{base}")).filter(|name| is_there(name)) {
+        return Ok(tracking);
+    }
+    if is_there(&local) {
+        return Ok(local);
+    }
+    if is_there(&format!("refs/tags/{base}")) {
+        return Err(no_branch("a tag"));
+    }
+    if git2::Oid::from_str(base).is_ok() && base.len() >= 7 {
+        return Err(no_branch("a commit"));
+    }
+    let branches: Vec<String> = repo
+        .branches(Some(git2::BranchType::Local))
+        .into_iter()
+        .flatten()
+        .filter_map(|branch| branch.ok()?.0.name().ok().flatten().map(str::to_owned))
+        .take(EXAMPLES)
+        .collect();
+    if branches.is_empty() {
+        return Err(OpenError::Empty(path.to_owned()));
+    }
+    Err(OpenError::NoSuchBase { path: path.to_owned(), base: base.to_owned(), examples: branches.join(", ") })
+}

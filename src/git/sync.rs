@@ -1,0 +1,209 @@
+//! Bringing the base into a branch. What would go wrong is found before anything is touched: conflicts by merging in
+//! memory, files in the way by looking. What goes wrong all the same is undone.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use git2::{Delta, DiffOptions, ObjectType};
+
+use super::command::{Exec, GitError, run};
+use super::place::Place;
+use super::repository::Repository;
+use super::{id_of, oid_of};
+use crate::model::ids::{Oid, Slug};
+use crate::model::repo_config::SyncMode;
+
+/// Files named in an answer.
+const FILES_MAX: usize = 100;
+
+/// What came of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SyncOutcome {
+    /// The branch contains the base.
+    Merged {
+        /// Its commit now.
+        head: Oid,
+    },
+    /// The two do not go together; nothing was changed. Without files: the branch has commits of its own.
+    Conflict {
+        /// The files in conflict.
+        files: Vec<String>,
+    },
+    /// The base brings files that stand there untracked; nothing was changed.
+    InTheWay {
+        /// Those files.
+        files: Vec<String>,
+    },
+}
+
+/// Brings `base` into the branch at `head` that is checked out at `path`. The caller holds the exclusion and has seen
+/// the work tree clean.
+pub async fn merge_base_in(repo: &Arc<Repository>, exec: &impl Exec, path: &Path, slug: &Slug, head: &Oid, base: &Oid, mode: SyncMode) -> Result<SyncOutcome, GitError> {
+    let (git, at, from, to) = (repo.clone(), path.to_owned(), head.clone(), base.clone());
+    let foreseen = tokio::task::spawn_blocking(move || foresee(&git, &at, &from, &to, mode)).await;
+    if let Some(outcome) = foreseen.map_err(|error| GitError::State(format!("looking ahead failed: {error}")))?? {
+        return Ok(outcome);
+    }
+    let message = format!("Merge {} into {slug}", repo.base_branch());
+    let (what, args): (_, Vec<&str>) = match mode {
+        SyncMode::Rebase => ("rebase", vec!["rebase", "--quiet", "--no-autostash", "--no-autosquash", "--no-fork-point", "--no-update-refs", base.as_str()]),
+        SyncMode::FfOnly => ("merge", vec!["merge", "--quiet", "--no-stat", "--ff-only", base.as_str()]),
+        SyncMode::Merge | SyncMode::Off => ("merge", vec!["merge", "--quiet", "--no-stat", "--no-edit", "--no-verify-signatures", "-m", &message, base.as_str()]),
+    };
+    match run(repo, exec, path, what, &args).await {
+        Ok(()) => {
+            let head = repo.branch_oid(slug).ok_or_else(|| GitError::State(format!("branch {slug} is gone after {what}")))?;
+            Ok(SyncOutcome::Merged { head })
+        }
+        Err(error) => undo_failed(repo, exec, path, slug, head, error).await,
+    }
+}
+
+/// A merge or rebase that stopped half way is undone; if it stopped at conflicts, they are named.
+async fn undo_failed(repo: &Arc<Repository>, exec: &impl Exec, path: &Path, slug: &Slug, head: &Oid, error: GitError) -> Result<SyncOutcome, GitError> {
+    let files = unmerged(path);
+    abort(repo, exec, path, slug).await?;
+    if repo.branch_oid(slug).as_ref() != Some(head) {
+        return Err(GitError::State(format!("after undoing ({error}) branch {slug} is not where it was: look at its reflog")));
+    }
+    if files.is_empty() { Err(error) } else { Ok(SyncOutcome::Conflict { files }) }
+}
+
+async fn abort(repo: &Repository, exec: &impl Exec, path: &Path, slug: &Slug) -> Result<(), GitError> {
+    match repo.glance(path, slug)? {
+        Place::Present { in_progress: Some("merge"), .. } => run(repo, exec, path, "merge_abort", &["merge", "--abort"]).await,
+        Place::Present { in_progress: Some("rebase"), .. } => run(repo, exec, path, "rebase_abort", &["rebase", "--abort"]).await,
+        _ => Ok(()),
+    }
+}
+
+fn unmerged(path: &Path) -> Vec<String> {
+    let Ok(index) = git2::Repository::open(path).and_then(|repo| repo.index()) else { return Vec::new() };
+    conflicts(&index)
+}
+
+fn conflicts(index: &git2::Index) -> Vec<String> {
+    let name = |conflict: git2::IndexConflict| {
+        let side = conflict.our.or(conflict.their).or(conflict.ancestor)?;
+        Some(String::from_utf8_lossy(&side.path).into_owned())
+    };
+    let mut files: Vec<String> = index.conflicts().into_iter().flatten().filter_map(|conflict| name(conflict.ok()?)).collect();
+    files.sort();
+    files.dedup();
+    files.truncate(FILES_MAX);
+    files
+}
+
+/// What can be known without touching anything. Blocks.
+fn foresee(repo: &Repository, path: &Path, head: &Oid, base: &Oid, mode: SyncMode) -> Result<Option<SyncOutcome>, GitError> {
+    let library = repo.library();
+    let fault = || GitError::library(format!("comparing {head} with {base}"));
+    let (ours, theirs) = (id_of(head).map_err(fault())?, id_of(base).map_err(fault())?);
+    let ancestor = match library.merge_base(ours, theirs) {
+        Ok(ancestor) => ancestor,
+        Err(_) => return Ok(Some(SyncOutcome::Conflict { files: Vec::new() })),
+    };
+    let forward = ancestor == ours;
+    if mode == SyncMode::FfOnly && !forward {
+        return Ok(Some(SyncOutcome::Conflict { files: Vec::new() }));
+    }
+    if !forward && mode == SyncMode::Merge {
+        let (ours, theirs) = (library.find_commit(ours).map_err(fault())?, library.find_commit(theirs).map_err(fault())?);
+        let merged = library.merge_commits(&ours, &theirs, None).map_err(fault())?;
+        if merged.has_conflicts() {
+            return Ok(Some(SyncOutcome::Conflict { files: conflicts(&merged) }));
+        }
+    }
+    let files = in_the_way(&library, path, ours, ancestor, theirs).map_err(fault())?;
+    Ok((!files.is_empty()).then_some(SyncOutcome::InTheWay { files }))
+}
+
+/// Files the base adds that stand in the work tree without being tracked. git refuses to overwrite untracked ones and
+/// silently overwrites ignored ones; both are somebody's.
+fn in_the_way(library: &git2::Repository, path: &Path, head: git2::Oid, ancestor: git2::Oid, base: git2::Oid) -> Result<Vec<String>, git2::Error> {
+    let tree = |id| library.find_commit(id).and_then(|commit| commit.tree());
+    let (head, ancestor, base) = (tree(head)?, tree(ancestor)?, tree(base)?);
+    let mut options = DiffOptions::new();
+    options.ignore_submodules(true);
+    let diff = library.diff_tree_to_tree(Some(&ancestor), Some(&base), Some(&mut options))?;
+    let added = diff.deltas().filter(|delta| delta.status() == Delta::Added);
+    let blocked = added.filter_map(|delta| {
+        let file = delta.new_file();
+        let name = file.path()?;
+        let blocker = blocker(&head, path, name)?;
+        let same = blocker == name && git2::Oid::hash_file(ObjectType::Blob, path.join(name)).is_ok_and(|id| id == file.id());
+        (!same).then(|| blocker.to_string_lossy().into_owned())
+    });
+    Ok(blocked.take(FILES_MAX).collect())
+}
+
+/// The part of a path that stands there as something untracked: the file itself, or a file where a directory has to be.
+fn blocker<'a>(head: &git2::Tree<'_>, path: &Path, name: &'a Path) -> Option<&'a Path> {
+    if head.get_path(name).is_ok() {
+        return None;
+    }
+    if fs::symlink_metadata(path.join(name)).is_ok() {
+        return Some(name);
+    }
+    name.ancestors().skip(1).filter(|part| !part.as_os_str().is_empty()).find(|part| {
+        let there = fs::symlink_metadata(path.join(part)).is_ok_and(|meta| !meta.is_dir());
+        there && head.get_path(part).is_err()
+    })
+}
+
+/// Undoes a sync of ours that was cut short. The durable mark proves that the work tree was clean at `head` when it
+/// began, so a file that is not as committed at `head` but as (or the beginning of) what `base` brings is ours and is
+/// put back; anything else is somebody's edit and stays.
+pub async fn undo_interrupted(repo: &Arc<Repository>, exec: &impl Exec, path: &Path, slug: &Slug, head: &Oid, base: &Oid) -> Result<(), GitError> {
+    abort(repo, exec, path, slug).await?;
+    let (git, at, slug, from, to) = (repo.clone(), path.to_owned(), slug.clone(), head.clone(), base.clone());
+    let undone = tokio::task::spawn_blocking(move || {
+        // The branch has moved: the merge was whole, only its mark was not cleared.
+        if git.branch_oid(&slug).as_ref() != Some(&from) {
+            return Ok(());
+        }
+        put_back(&git, &at, &from, &to)
+    });
+    undone.await.map_err(|error| GitError::State(format!("undoing failed: {error}")))?
+}
+
+fn put_back(repo: &Repository, path: &Path, head: &Oid, base: &Oid) -> Result<(), GitError> {
+    for change in repo.local_changes(path)? {
+        let content = fs::read(path.join(&change.path)).unwrap_or_default();
+        let brought = repo.blob_at(base, &change.path)?.map(|blob| repo.blob(&blob)).transpose()?;
+        let ours = match &brought {
+            Some(brought) => brought.starts_with(&content),
+            None => !path.join(&change.path).exists(),
+        };
+        if ours {
+            restore(path, head, &change.path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes one file of a worktree what it is at `head`, in the directory and in the index; removes it when it is not
+/// there. Blocks.
+pub(super) fn restore(worktree: &Path, head: &Oid, file: &str) -> Result<(), GitError> {
+    let fault = || GitError::library(format!("putting {file} back"));
+    let library = git2::Repository::open(worktree).map_err(fault())?;
+    let tree = id_of(head).and_then(|id| library.find_commit(id)).and_then(|commit| commit.tree()).map_err(fault())?;
+    if tree.get_path(file.as_ref()).is_ok() {
+        let mut checkout = git2::build::CheckoutBuilder::new();
+        checkout.force().path(file).disable_pathspec_match(true);
+        return library.checkout_tree(tree.as_object(), Some(&mut checkout)).map_err(fault());
+    }
+    let target = worktree.join(file);
+    if fs::symlink_metadata(&target).is_ok() {
+        fs::remove_file(&target).map_err(GitError::file(&target))?;
+    }
+    let mut index = library.index().map_err(fault())?;
+    let _ = index.remove_path(file.as_ref());
+    index.write().map_err(fault())
+}
+
+/// The blob a content would have.
+pub(super) fn blob_of(content: &[u8]) -> Result<Oid, GitError> {
+    git2::Oid::hash_object(ObjectType::Blob, content).map(oid_of).map_err(GitError::library("hashing a file"))
+}

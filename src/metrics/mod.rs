@@ -1,0 +1,163 @@
+//! Every metric: name, help, labels, buckets; and the verbs that feed them. Names are declared here and nowhere else.
+//!
+//! May know `model`. Labels come from closed sets, never from slugs, paths or ids, and every counter and
+//! gauge exists at zero from the start. Handles are looked up once and kept in tables by label, because a look-up costs twenty times a held
+//! handle. `table` holds the mechanism; the other files are one topic each.
+
+pub mod actors;
+pub mod claims;
+pub mod git;
+pub mod http;
+pub mod phases;
+pub mod process;
+pub mod store;
+mod table;
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+
+/// What a metric is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Only rises.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Counts observations in buckets.
+    Histogram,
+}
+
+/// One metric, as declared.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Metric {
+    /// Its full name.
+    pub name: &'static str,
+    /// What it is.
+    pub kind: Kind,
+    /// Its labels, comma separated.
+    pub labels: &'static str,
+    /// What it says, in one sentence.
+    pub help: &'static str,
+    /// Upper bounds, of a histogram.
+    pub buckets: &'static [f64],
+}
+
+/// Buckets of phases and runs, in seconds: from a warm look to an hour.
+const PHASE_BUCKETS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0];
+/// Buckets of waits, in seconds.
+const WAIT_BUCKETS: &[f64] = &[0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0];
+/// Buckets of HTTP requests, in seconds, as OpenTelemetry has them.
+const HTTP_BUCKETS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
+/// Buckets of lags inside the runtime, in seconds.
+const LAG_BUCKETS: &[f64] = &[0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
+/// Buckets of the ledger, in seconds.
+const STORE_BUCKETS: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
+
+const BUILD_INFO: Metric = Metric {
+    name: "slugline_build_info",
+    kind: Kind::Gauge,
+    labels: "version,storage",
+    help: "Always 1; the labels say what is running.",
+    buckets: &[],
+};
+
+/// How often the exporter folds what was recorded into its buckets; without it every observation stays in memory.
+const UPKEEP_EVERY: Duration = Duration::from_secs(5);
+
+static HANDLE: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
+
+/// Every metric there is, in the order of the reference page.
+#[must_use]
+pub fn all() -> Vec<Metric> {
+    [&[BUILD_INFO][..], phases::ALL, claims::ALL, git::ALL, process::ALL, store::ALL, actors::ALL, http::ALL].concat()
+}
+
+/// Installs the recorder and makes every series, once per process; later calls do nothing.
+pub fn install() {
+    HANDLE.get_or_init(|| {
+        let with_buckets = |builder: PrometheusBuilder, metric: &Metric| {
+            builder.set_buckets_for_metric(Matcher::Full(metric.name.to_owned()), metric.buckets).expect("a histogram has buckets")
+        };
+        let all = all();
+        let histograms = all.iter().filter(|metric| metric.kind == Kind::Histogram);
+        let recorder = histograms.fold(PrometheusBuilder::new(), with_buckets).build_recorder();
+        let handle = recorder.handle();
+        if metrics::set_global_recorder(recorder).is_err() {
+            return None;
+        }
+        all.iter().for_each(describe);
+        metrics::gauge!(BUILD_INFO.name, "version" => env!("CARGO_PKG_VERSION"), "storage" => "sqlite").set(1.0);
+        for create in [phases::create, claims::create, git::create, process::create, store::create, actors::create, http::create] {
+            create();
+        }
+        let upkeep = handle.clone();
+        let started = std::thread::Builder::new().name("metrics-upkeep".to_owned()).spawn(move || {
+            loop {
+                std::thread::park_timeout(UPKEEP_EVERY);
+                upkeep.run_upkeep();
+            }
+        });
+        if let Err(error) = started {
+            tracing::error!(%error, "metrics upkeep cannot be started; histograms will grow until they are scraped");
+        }
+        Some(handle)
+    });
+}
+
+fn describe(metric: &Metric) {
+    match metric.kind {
+        Kind::Counter => metrics::describe_counter!(metric.name, metric.help),
+        Kind::Gauge => metrics::describe_gauge!(metric.name, metric.help),
+        Kind::Histogram => metrics::describe_histogram!(metric.name, metric.help),
+    }
+}
+
+/// Everything in Prometheus' text format. Takes milliseconds with many series: not on a runtime thread.
+#[must_use]
+pub fn render() -> String {
+    HANDLE.get().and_then(Option::as_ref).map_or_else(String::new, PrometheusHandle::render)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The reference page, generated from the declarations.
+    fn reference() -> String {
+        let mut page = "# Metrics\n\nGenerated from the code; every counter and gauge exists at zero from the start, a histogram from its first observation.\n\n| metric | type | labels | meaning |\n|---|---|---|---|\n".to_owned();
+        for metric in all() {
+            let labels = if metric.labels.is_empty() { "–".to_owned() } else { metric.labels.replace(',', ", ") };
+            let kind = format!("{:?}", metric.kind).to_lowercase();
+            page.push_str(&format!("| `{}` | {kind} | {labels} | {} |\n", metric.name, metric.help));
+        }
+        page
+    }
+
+    #[test]
+    fn the_reference_page_lists_exactly_the_declared_metrics() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md");
+        if std::env::var_os("SLUGLINE_BLESS").is_some() {
+            std::fs::write(path, reference()).expect("writes");
+        }
+        let page = std::fs::read_to_string(path).unwrap_or_default();
+        assert_eq!(page, reference(), "run the tests once with SLUGLINE_BLESS=1 and look at the difference");
+    }
+
+    #[test]
+    fn every_counter_and_gauge_is_rendered_from_the_start_with_help_and_a_bounded_number_of_series() {
+        install();
+        let text = render();
+        for metric in all() {
+            // An empty histogram has nothing to say and is not rendered.
+            let rendered = metric.kind == Kind::Histogram || text.contains(&format!("# HELP {} ", metric.name)) && text.contains(&format!("# TYPE {} {}", metric.name, format!("{:?}", metric.kind).to_lowercase()));
+            assert!(rendered, "{} has no help or type", metric.name);
+            assert_eq!(metric.kind == Kind::Counter, metric.name.ends_with("_total"), "{}", metric.name);
+            assert_eq!(metric.kind == Kind::Histogram, !metric.buckets.is_empty(), "{}", metric.name);
+        }
+        let series = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).count();
+        assert!(series <= 5_000, "{series} series");
+        assert!(text.contains("slugline_phase_decisions_total{phase=\"prepare\",decision=\"skip\",reason=\"inputs_unchanged\"}"));
+    }
+}
