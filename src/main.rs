@@ -2,10 +2,22 @@
 
 use std::process::ExitCode;
 
+use clap::Parser as _;
+use slugline::cli::args::{Cli, Command};
+use slugline::{process, runtime};
+
 fn main() -> ExitCode {
     let mut args = std::env::args_os().skip(1);
-    if args.next().is_some_and(|verb| verb == slugline::process::HELPER_VERB) {
-        return slugline::process::helper_main(args);
+    // The supervisor of one command: before anything else, because it has to stay small.
+    if args.next().is_some_and(|verb| verb == process::HELPER_VERB) {
+        return process::helper_main(args);
     }
-    ExitCode::SUCCESS
+    match Cli::try_parse() {
+        Ok(Cli { command: Command::Serve(serve) }) => runtime::serve(&serve),
+        Ok(Cli { command: Command::Demo(demo) }) => runtime::demo(&demo),
+        Err(message) => {
+            let _ = message.print();
+            if message.use_stderr() { ExitCode::from(runtime::EXIT_USAGE) } else { ExitCode::SUCCESS }
+        }
+    }
 }

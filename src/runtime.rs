@@ -6,6 +6,7 @@ use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
@@ -17,11 +18,20 @@ use crate::actors::exclusion::private_dir;
 use crate::actors::faults::Faults;
 use crate::actors::ledger::Ledger;
 use crate::actors::{self, Args, Handle, Registered, Settings, inputs};
-use crate::config::{AuthMode, Config, RepositoryConfig};
+use crate::cli::args::{Demo, Serve};
+use crate::cli::client::Client;
+use crate::cli::demo;
+use crate::config::{AuthMode, Config, Flags, Log, LogFormat, RepositoryConfig};
 use crate::http::{self, guard::Access, server::Server};
 use crate::metrics;
 use crate::process::{self, Runner};
 use crate::store::Store;
+use crate::telemetry;
+
+/// Exit code for wrong usage or configuration (BSD's EX_USAGE).
+pub const EXIT_USAGE: u8 = 64;
+/// Exit code after a meltdown (BSD's EX_SOFTWARE).
+pub const EXIT_MELTDOWN: u8 = 70;
 
 /// How long a process tree gets between TERM and KILL.
 const KILL_GRACE: Duration = Duration::from_secs(5);
@@ -216,5 +226,95 @@ pub async fn asked_to_stop() {
             _ = interrupt.recv() => {}
         },
         _ => std::future::pending().await,
+    }
+}
+
+/// `slugline serve`.
+#[must_use]
+pub fn serve(args: &Serve) -> ExitCode {
+    let config = match args.load() {
+        Ok(config) => config,
+        Err(faults) => {
+            for fault in faults {
+                eprintln!("slugline: {fault}");
+            }
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    let _log = telemetry::init(&config.log);
+    finish(run(async {
+        let daemon = Daemon::build(&config, Doors::real()).await?;
+        announce(&daemon, &config);
+        Ok(daemon.serve(asked_to_stop()).await)
+    }))
+}
+
+/// `slugline demo`.
+#[must_use]
+pub fn demo(args: &Demo) -> ExitCode {
+    let log = Log { format: LogFormat::Text, level: "warn".to_owned() };
+    let _log = telemetry::init(&log);
+    finish(run(async {
+        let dir = tempfile::Builder::new().prefix("slugline-demo-").tempdir()?;
+        let at = dir.path().to_owned();
+        let sample = tokio::task::spawn_blocking(move || demo::make_sample(&at)).await??;
+        let settings = vec![("listen", "127.0.0.1:0".to_owned()), ("data_dir", dir.path().join("data").display().to_string())];
+        let config = Config::load(&Flags { settings, repos: vec![sample.path.clone()] }, &std::collections::BTreeMap::new(), None);
+        let config = config.map_err(|faults| anyhow!("{}", faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))?;
+        let daemon = Daemon::build(&config, Doors::real()).await?;
+        let (address, token_path) = (daemon.address, daemon.token_path.clone().context("the demo has a token")?);
+        let client = Client::tcp(address, Some(read_or_make_token(&token_path)?));
+        let (stop, stopped) = watch::channel(false);
+        let serving = tokio::spawn(daemon.serve(wait_true(stopped)));
+        let mut out = io::stdout();
+        let shown = demo::show(&client, &mut out).await;
+        if shown.is_ok() && !args.once {
+            demo::what_next(&address.to_string(), &token_path, &sample.path, &mut out)?;
+            writeln!(out, "Serving until Ctrl-C; then everything under {} is removed.", dir.path().display())?;
+            asked_to_stop().await;
+        }
+        let _ = stop.send(true);
+        let end = serving.await?;
+        shown.map(|()| end)
+    }))
+}
+
+fn announce(daemon: &Daemon, config: &Config) {
+    let token = daemon.token_path.as_ref().map_or_else(|| "none".to_owned(), |path| path.display().to_string());
+    let repositories: Vec<&str> = config.repositories.iter().map(|repository| repository.name.as_str()).collect();
+    eprintln!("slugline {} serves http://{}  token: {token}  repositories: {}", env!("CARGO_PKG_VERSION"), daemon.address, repositories.join(", "));
+    if let Some(socket) = &config.socket {
+        eprintln!("unix socket: {}", socket.display());
+    }
+    let handle = daemon.handle.clone();
+    // A repository that cannot be served is said at once, not at its first request; the others are served all the same.
+    tokio::task::spawn_blocking(move || {
+        for entry in handle.context().repos.values() {
+            if let Err(problem) = entry.repo.base() {
+                tracing::error!(repo = entry.repo.name().as_str(), problem = %problem, "a repository cannot be served as it is");
+            }
+        }
+    });
+}
+
+/// Runs to the end on a runtime of its own.
+fn run(work: impl Future<Output = anyhow::Result<End>>) -> anyhow::Result<End> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("the runtime cannot be started")?;
+    let end = runtime.block_on(work);
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    end
+}
+
+fn finish(end: anyhow::Result<End>) -> ExitCode {
+    match end {
+        Ok(End::Asked) => ExitCode::SUCCESS,
+        Ok(End::Meltdown(name)) => {
+            eprintln!("slugline: {name} failed too often and was given up; the log says why");
+            ExitCode::from(EXIT_MELTDOWN)
+        }
+        Err(error) => {
+            eprintln!("slugline: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }

@@ -156,9 +156,10 @@ impl Handle {
         let Some(run) = self.context.runs.by_operation(id) else { return self.operation(id).await };
         run.stop(StopCause::Cancel);
         let mut view = run.view.clone();
-        match tokio::time::timeout(CANCEL_LIMIT, view.wait_for(|view| matches!(view, RunView::Ended(..) | RunView::Refused(_)))).await {
-            Ok(_) => self.operation(id).await,
-            Err(_) => {
+        let ended = tokio::time::timeout(CANCEL_LIMIT, view.wait_for(|view| matches!(view, RunView::Ended(..) | RunView::Refused(_)))).await.is_ok();
+        match ended {
+            true => self.operation(id).await,
+            false => {
                 let detail = format!("operation {id} is being cancelled but its processes are not gone after {} s", CANCEL_LIMIT.as_secs());
                 Err(Problem::new(ProblemCode::DeadlineExceeded, detail).retry_after(1_000))
             }

@@ -1,0 +1,88 @@
+//! What the command line says.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Config, Flags};
+
+/// `slugline`.
+#[derive(Debug, Parser)]
+#[command(
+    name = "slugline",
+    version,
+    about = "Hands out work to AI coding agents: ask over HTTP, get a git worktree that exists, is prepared, in sync and judged.",
+    after_help = "Try it:\n  slugline demo\n\nServe a repository:\n  slugline serve --repo /path/to/repo\n\nExit codes: 0 ended as asked, 1 failed, 64 wrong usage or configuration, 70 an actor the daemon cannot do without was given up."
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve repositories until told to stop (SIGTERM or Ctrl-C).
+    #[command(after_help = "Settings come from flags, then the environment (SLUGLINE_LISTEN, SLUGLINE_DATA_DIR, SLUGLINE_LEASE_DURATION_MS, ...), then the configuration file, then defaults. config.example.toml has every setting.\n\nAsk for work:\n  curl -H \"Authorization: Bearer $(cat ~/.local/state/slugline/token)\" -H 'Content-Type: application/json' \\\n       -d '{\"lane\":\"builder\"}' http://127.0.0.1:7584/todos/work")]
+    Serve(Serve),
+    /// Make a sample repository, serve it, ask for work twice and show both answers.
+    Demo(Demo),
+}
+
+/// `slugline serve`.
+#[derive(Debug, Args)]
+pub struct Serve {
+    /// Configuration file; without it, ./slugline.toml when it is there.
+    #[arg(long, env = "SLUGLINE_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// A repository to serve, named after its directory; may be given more than once.
+    #[arg(long, value_name = "PATH")]
+    pub repo: Vec<PathBuf>,
+    /// TCP address, loopback only; port 0 picks a free one.
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: Option<String>,
+    /// Unix socket beside it.
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<String>,
+    /// Token, address, ledger and logs.
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<String>,
+    /// Worktrees; <data-dir>/worktrees when not given.
+    #[arg(long, value_name = "DIR")]
+    pub worktrees_dir: Option<String>,
+}
+
+/// `slugline demo`.
+#[derive(Debug, Args)]
+pub struct Demo {
+    /// End after the two answers instead of serving on.
+    #[arg(long)]
+    pub once: bool,
+}
+
+/// The file read when none is named.
+const FILE_DEFAULT: &str = "slugline.toml";
+
+impl Serve {
+    /// Everything that was said, as one configuration; or every fault, a line each.
+    pub fn load(&self) -> Result<Config, Vec<String>> {
+        let flags = [("listen", &self.listen), ("socket", &self.socket), ("data_dir", &self.data_dir), ("worktrees_dir", &self.worktrees_dir)];
+        let absolute = |key: &'static str, value: &String| match key {
+            "listen" => value.clone(),
+            // Seen from where the command was given, not from the file's directory.
+            _ => std::path::absolute(value).map_or_else(|_| value.clone(), |path| path.display().to_string()),
+        };
+        let settings = flags.into_iter().filter_map(|(key, value)| value.as_ref().map(|value| (key, absolute(key, value)))).collect();
+        let flags = Flags { settings, repos: self.repo.clone() };
+        let env: BTreeMap<String, String> = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect();
+        let path = self.config.clone().or_else(|| PathBuf::from(FILE_DEFAULT).is_file().then(|| FILE_DEFAULT.into()));
+        let text = match &path {
+            Some(path) => Some(std::fs::read_to_string(path).map_err(|error| vec![format!("{}: {error}", path.display())])?),
+            None => None,
+        };
+        let file = path.as_deref().zip(text.as_deref());
+        Config::load(&flags, &env, file).map_err(|faults| faults.iter().map(ToString::to_string).collect())
+    }
+}

@@ -1,0 +1,95 @@
+//! HTTP: parse → ask an actor → shape the answer. `warp` stops at this door.
+//!
+//! May know `actors` (the handle), `model` and `metrics`. Reading order: `routes` below (the whole table on one
+//! screen), one file per resource (`work`, `operations`, `todos`, `actors`, `health`, `openapi`), `problem` and
+//! `markdown` (shaping), `guard` (who is let in), `server` (the accept loop with its limits).
+
+mod actors;
+pub mod guard;
+mod health;
+mod markdown;
+mod openapi;
+mod operations;
+mod problem;
+pub mod server;
+mod todos;
+mod work;
+
+#[cfg(test)]
+mod tests;
+
+use warp::Filter;
+use warp::filters::BoxedFilter;
+use warp::reply::Response;
+
+use crate::actors::Handle;
+
+/// Everything the server answers with.
+pub type Routes = BoxedFilter<(Response,)>;
+
+/// One route: what the document, the metrics and the "method not allowed" answers are made from.
+#[derive(Debug, Clone, Copy)]
+pub struct Route {
+    /// HTTP method.
+    pub method: &'static str,
+    /// Path with its parameters in braces.
+    pub path: &'static str,
+    /// What it does, in one sentence.
+    pub summary: &'static str,
+    /// Whether it is answered without a token.
+    pub open: bool,
+    /// Statuses of its good answers.
+    pub statuses: &'static [u16],
+}
+
+const fn route(method: &'static str, path: &'static str, statuses: &'static [u16], summary: &'static str) -> Route {
+    Route { method, path, summary, open: false, statuses }
+}
+
+const fn open(method: &'static str, path: &'static str, statuses: &'static [u16], summary: &'static str) -> Route {
+    Route { method, path, summary, open: true, statuses }
+}
+
+/// Every route there is.
+pub const ROUTES: [Route; 12] = [
+    route("POST", "/todos/work", &[200, 202], "Ask for work: a worktree that exists, is prepared, in sync and judged."),
+    route("GET", "/todos", &[200], "The todos, filtered by repo, stage and lane."),
+    route("GET", "/todos/{repo}/{slug}", &[200], "One todo: stage, claim, brief, and what is wrong with it."),
+    route("GET", "/operations/{id}", &[200], "An operation as it is now."),
+    route("DELETE", "/operations/{id}", &[200], "Cancel an operation; its process tree dies first."),
+    route("GET", "/operations/{id}/log", &[200], "What an operation's commands printed, followed while it runs."),
+    route("GET", "/actors", &[200], "Every actor's own view of itself."),
+    open("GET", "/livez", &[200], "The process turns."),
+    open("GET", "/readyz", &[200, 503], "Whether work is accepted; ?verbose says why."),
+    open("GET", "/healthz", &[200, 503], "The same as /readyz."),
+    open("GET", "/metrics", &[200], "Prometheus' text format."),
+    route("GET", "/openapi.json", &[200], "This interface, described."),
+];
+
+/// The whole table. Health comes first: it is asked most and has to cost least.
+#[must_use]
+pub fn routes(handle: Handle) -> Routes {
+    health::routes(handle.clone())
+        .or(work::routes(handle.clone()))
+        .unify()
+        .or(operations::routes(handle.clone()))
+        .unify()
+        .or(todos::routes(handle.clone()))
+        .unify()
+        .or(actors::routes(handle))
+        .unify()
+        .or(openapi::routes())
+        .unify()
+        .boxed()
+}
+
+/// The route a path belongs to, whatever the method.
+fn template(path: &str) -> Option<&'static str> {
+    let fits = |template: &str| {
+        let mut parts = path.split('/');
+        let fits = template.split('/').all(|wanted| parts.next().is_some_and(|part| part == wanted || (wanted.starts_with('{') && !part.is_empty())));
+        fits && parts.next().is_none()
+    };
+    // A fixed path wins over one with parameters.
+    ROUTES.iter().map(|route| route.path).filter(|path| !path.contains('{')).chain(ROUTES.iter().map(|route| route.path)).find(|path| fits(path))
+}

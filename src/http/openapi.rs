@@ -1,0 +1,118 @@
+//! `GET /openapi.json`: the interface, described. Made from the route table and the types that are served, so that
+//! document and server cannot part.
+
+use std::sync::LazyLock;
+
+use schemars::SchemaGenerator;
+use schemars::generate::SchemaSettings;
+use serde_json::{Map, Value, json};
+use warp::Filter;
+use warp::http::StatusCode;
+
+use super::problem::raw;
+use super::{ROUTES, Route, Routes};
+use crate::model::phase::Phase;
+use crate::model::problem::ProblemCode;
+use crate::model::view::{ActorView, TodoView};
+use crate::model::work_order::{WorkOrder, WorkRequest};
+
+static DOCUMENT: LazyLock<String> = LazyLock::new(|| document().to_string());
+
+pub(super) fn routes() -> Routes {
+    warp::path!("openapi.json").and(warp::get()).map(|| raw(StatusCode::OK, "application/json", DOCUMENT.as_str())).boxed()
+}
+
+pub(super) fn document() -> Value {
+    let mut generator = SchemaSettings::openapi3().into_generator();
+    for schema in [generator.subschema_for::<WorkRequest>(), generator.subschema_for::<WorkOrder>(), generator.subschema_for::<TodoView>(), generator.subschema_for::<ActorView>()] {
+        drop(schema);
+    }
+    let mut paths: Map<String, Value> = Map::new();
+    for route in &ROUTES {
+        let item = paths.entry(route.path).or_insert_with(|| json!({}));
+        item[route.method.to_lowercase()] = operation(route);
+    }
+    let reasons: Map<String, Value> = Phase::ALL.iter().map(|phase| (phase.as_str().to_owned(), json!(phase.reasons()))).collect();
+    json!({
+        "openapi": "3.1.0",
+        "info": { "title": "Slugline", "version": env!("CARGO_PKG_VERSION"), "description": "Hands out work to AI coding agents: ask, and get a worktree that exists, is prepared, in sync and judged." },
+        "servers": [{ "url": "http://127.0.0.1:7584" }],
+        "security": [{ "token": [] }],
+        "paths": paths,
+        "components": {
+            "securitySchemes": { "token": { "type": "http", "scheme": "bearer", "description": "The token in <data_dir>/token; the unix socket needs none." } },
+            "schemas": schemas(&mut generator),
+        },
+        "x-phase-reasons": reasons,
+    })
+}
+
+fn operation(route: &Route) -> Value {
+    let parameters: Vec<Value> = route
+        .path
+        .split('/')
+        .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
+        .map(|name| json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } }))
+        .chain(query(route.path))
+        .collect();
+    let mut responses: Map<String, Value> = route.statuses.iter().map(|status| (status.to_string(), good(route, *status))).collect();
+    let problem = json!({ "description": "A problem", "content": { "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } } } });
+    responses.insert("default".to_owned(), problem);
+    let mut operation = json!({ "summary": route.summary, "operationId": format!("{} {}", route.method, route.path), "parameters": parameters, "responses": responses });
+    if route.open {
+        operation["security"] = json!([]);
+    }
+    if route.path == "/todos/work" {
+        operation["requestBody"] = json!({ "required": true, "content": { "application/json": { "schema": { "$ref": "#/components/schemas/WorkRequest" } } } });
+    }
+    operation
+}
+
+fn query(path: &str) -> Vec<Value> {
+    let names: &[&str] = match path {
+        "/todos" => &["repo", "stage", "lane"],
+        "/readyz" | "/healthz" => &["verbose"],
+        _ => &[],
+    };
+    names.iter().map(|name| json!({ "name": name, "in": "query", "required": false, "schema": { "type": "string" } })).collect()
+}
+
+fn good(route: &Route, status: u16) -> Value {
+    let schema = |name: &str| json!({ "$ref": format!("#/components/schemas/{name}") });
+    let (kind, schema) = match (route.path, status) {
+        ("/todos/work", 200) => ("application/json", schema("WorkOrder")),
+        ("/todos/work", 202) | ("/operations/{id}", _) => ("application/json", schema("Operation")),
+        ("/todos", _) => ("application/json", json!({ "type": "array", "items": schema("TodoView") })),
+        ("/todos/{repo}/{slug}", _) => ("application/json", schema("TodoView")),
+        ("/actors", _) => ("application/json", json!({ "type": "array", "items": schema("ActorView") })),
+        ("/openapi.json", _) => ("application/json", json!({ "type": "object" })),
+        _ => ("text/plain", json!({ "type": "string" })),
+    };
+    json!({ "description": route.summary, "content": { kind: { "schema": schema } } })
+}
+
+fn schemas(generator: &mut SchemaGenerator) -> Value {
+    let mut all = generator.take_definitions(true);
+    let codes: Vec<&str> = ProblemCode::ALL.iter().map(|code| code.as_str()).collect();
+    all.insert("Problem".to_owned(), json!({
+        "type": "object",
+        "required": ["type", "title", "status", "detail", "code", "retryable"],
+        "properties": {
+            "type": { "type": "string" }, "title": { "type": "string" }, "status": { "type": "integer" }, "detail": { "type": "string" },
+            "instance": { "type": "string" }, "code": { "type": "string", "enum": codes }, "retryable": { "type": "boolean" }, "retry_after_ms": { "type": "integer" },
+        },
+    }));
+    all.insert("Operation".to_owned(), json!({
+        "type": "object",
+        "required": ["id", "kind", "repo", "slug", "state", "phases", "created_at", "deadline_at"],
+        "properties": {
+            "id": { "type": "string" }, "kind": { "enum": ["work"] }, "repo": { "type": "string" }, "slug": { "type": "string" }, "lane": { "type": "string" }, "worker": { "type": "string" },
+            "state": { "enum": ["queued", "running", "succeeded", "failed", "cancelled", "interrupted"] },
+            "phase": { "type": ["string", "null"] }, "phases": { "type": "array", "items": { "$ref": "#/components/schemas/PhaseReport" } },
+            "created_at": { "type": "string" }, "started_at": { "type": ["string", "null"] }, "finished_at": { "type": ["string", "null"] }, "deadline_at": { "type": "string" },
+            "poll_after_ms": { "type": ["integer", "null"] }, "result": { "anyOf": [{ "$ref": "#/components/schemas/WorkOrder" }, { "type": "null" }] },
+            "problem": { "anyOf": [{ "$ref": "#/components/schemas/Problem" }, { "type": "null" }] },
+        },
+    }));
+    Value::Object(all)
+}

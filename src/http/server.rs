@@ -1,0 +1,288 @@
+//! The accept loop: warp decides what to answer, this decides who may ask how much and how long.
+//!
+//! Limits are for a loopback service of agents: heads of 16 KiB, bodies of 64 KiB, a thousand connections, ten seconds
+//! for a head, a minute for an answer. A connection beyond the limit waits in the system's queue. A shutdown stops
+//! accepting, lets requests in flight finish, closes what idles, and aborts what is left after the grace.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::panic::AssertUnwindSafe;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tower_service::Service as _;
+use warp::http::{HeaderName, HeaderValue, Method, Request, header};
+use warp::reply::Response;
+
+use super::guard::{Access, Peer};
+use super::problem::{from_status, render};
+use super::{Routes, template};
+use crate::metrics::http as metric;
+use crate::metrics::http::RejectReason;
+use crate::model::problem::{Problem, ProblemCode};
+
+/// What one caller may cost.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Open connections.
+    pub connections: usize,
+    /// Time for a request's head to arrive; an idle connection is closed after the same time.
+    pub head: Duration,
+    /// Time for its body.
+    pub body: Duration,
+    /// Bytes of a body.
+    pub body_bytes: usize,
+    /// Time for the answer: longer than any call may wait.
+    pub answer: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { connections: 1_024, head: Duration::from_secs(10), body: Duration::from_secs(10), body_bytes: 64 * 1024, answer: Duration::from_secs(60) }
+    }
+}
+
+/// Bytes of a request's head.
+const HEAD_BYTES_MAX: usize = 16 * 1024;
+/// Bytes of a request's target.
+const TARGET_BYTES_MAX: usize = 8 * 1024;
+/// How long accepting pauses when the system has no descriptors left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What a request brings besides its content.
+#[derive(Debug, Clone)]
+pub struct Call {
+    /// W3C trace context, when it is a valid one.
+    pub traceparent: Option<String>,
+}
+
+/// A bound server.
+pub struct Server {
+    tcp: TcpListener,
+    unix: Option<(UnixListener, PathBuf)>,
+    address: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    routes: Routes,
+    access: Access,
+    limits: Limits,
+    port: u16,
+}
+
+impl Server {
+    /// Binds both listeners; nothing is answered yet.
+    pub async fn bind(listen: SocketAddr, socket: Option<&Path>, routes: Routes, access: Access) -> anyhow::Result<Self> {
+        Self::bind_with(listen, socket, routes, access, Limits::default()).await
+    }
+
+    /// The same with other limits.
+    pub async fn bind_with(listen: SocketAddr, socket: Option<&Path>, routes: Routes, access: Access, limits: Limits) -> anyhow::Result<Self> {
+        let tcp = TcpListener::bind(listen).await.map_err(|error| anyhow::anyhow!("cannot listen on {listen}: {error}; is another daemon running? choose another with --listen"))?;
+        let address = tcp.local_addr()?;
+        let unix = match socket {
+            Some(path) => Some((bind_unix(path).await?, path.to_owned())),
+            None => None,
+        };
+        let shared = Arc::new(Shared { routes, access, limits, port: address.port() });
+        Ok(Self { tcp, unix, address, shared })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Answers until `stop` is ready, then drains within `grace`.
+    pub async fn serve(self, stop: impl Future<Output = ()> + Send, grace: Duration) {
+        let Self { tcp, unix, shared, .. } = self;
+        let (graceful, slots) = (GracefulShutdown::new(), Arc::new(Semaphore::new(shared.limits.connections)));
+        let connections = tokio_util::task::TaskTracker::new();
+        let abort = tokio_util::sync::CancellationToken::new();
+        let (listener, socket) = unix.map_or((None, None), |(listener, path)| (Some(listener), Some(path)));
+        tokio::pin!(stop);
+        loop {
+            let slot = tokio::select! {
+                slot = slots.clone().acquire_owned() => slot,
+                () = &mut stop => break,
+            };
+            let Ok(slot) = slot else { break };
+            let accepted = tokio::select! {
+                accepted = tcp.accept() => accepted.map(|(stream, _)| { let _ = stream.set_nodelay(true); Accepted::Tcp(stream) }),
+                accepted = accept_unix(listener.as_ref()) => accepted.map(Accepted::Unix),
+                () = &mut stop => break,
+            };
+            let connection = match accepted {
+                Ok(Accepted::Tcp(stream)) => serve_one(stream, Peer::Tcp, shared.clone(), &graceful).boxed(),
+                Ok(Accepted::Unix(stream)) => serve_one(stream, Peer::Unix, shared.clone(), &graceful).boxed(),
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let abort = abort.clone();
+            connections.spawn(async move {
+                metric::connections_changed(1);
+                let _ = abort.run_until_cancelled(connection).await;
+                metric::connections_changed(-1);
+                drop(slot);
+            });
+        }
+        drop((tcp, listener));
+        connections.close();
+        if tokio::time::timeout(grace, graceful.shutdown()).await.is_err() {
+            tracing::warn!("connections were still open after the grace and are cut");
+        }
+        abort.cancel();
+        connections.wait().await;
+        if let Some(socket) = socket {
+            let _ = std::fs::remove_file(socket);
+        }
+    }
+}
+
+enum Accepted {
+    Tcp(tokio::net::TcpStream),
+    Unix(UnixStream),
+}
+
+async fn accept_unix(listener: Option<&UnixListener>) -> io::Result<UnixStream> {
+    match listener {
+        Some(listener) => listener.accept().await.map(|(stream, _)| stream),
+        None => std::future::pending().await,
+    }
+}
+
+/// A socket for this user alone. One that a dead daemon left is replaced; one that somebody answers on is not.
+async fn bind_unix(path: &Path) -> anyhow::Result<UnixListener> {
+    let fault = |what: &str, error: io::Error| anyhow::anyhow!("socket {}: {what}: {error}", path.display());
+    if let Some(dir) = path.parent() {
+        crate::actors::exclusion::private_dir(dir).map_err(|error| fault("its directory cannot be made", error))?;
+    }
+    if path.exists() {
+        if UnixStream::connect(path).await.is_ok() {
+            anyhow::bail!("socket {} is in use by another daemon; choose another with --socket", path.display());
+        }
+        std::fs::remove_file(path).map_err(|error| fault("a stale one cannot be removed", error))?;
+    }
+    // Bound under another name until its mode is right: nobody else can connect in between.
+    let part = path.with_extension("part");
+    let _ = std::fs::remove_file(&part);
+    let listener = UnixListener::bind(&part).map_err(|error| fault("cannot be bound", error))?;
+    std::fs::set_permissions(&part, std::fs::Permissions::from_mode(0o600)).map_err(|error| fault("its mode cannot be set", error))?;
+    std::fs::rename(&part, path).map_err(|error| fault("cannot be put in place", error))?;
+    Ok(listener)
+}
+
+fn serve_one<S>(stream: S, peer: Peer, shared: Arc<Shared>, graceful: &GracefulShutdown) -> impl Future<Output = ()> + Send + use<S>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let head = shared.limits.head;
+    let service = service_fn(move |request: Request<Incoming>| {
+        let shared = shared.clone();
+        async move { Ok::<Response, Infallible>(answer(&shared, peer, request).await) }
+    });
+    let mut builder = hyper::server::conn::http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(head).max_buf_size(HEAD_BYTES_MAX).half_close(false);
+    let connection = graceful.watch(builder.serve_connection(TokioIo::new(stream), service));
+    async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "a connection ended early");
+        }
+    }
+}
+
+/// One request, from its head to its answer.
+async fn answer(shared: &Shared, peer: Peer, request: Request<Incoming>) -> Response {
+    let begun = Instant::now();
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let mut response = match admit(shared, peer, request).await {
+        Ok(request) => route(shared, request, &method, &path).await,
+        Err(problem) => render(&problem),
+    };
+    let headers = response.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(HeaderName::from_static("cross-origin-resource-policy"), HeaderValue::from_static("same-origin"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Some(route) = template(&path).filter(|route| !route.ends_with("/log")) {
+        metric::request_finished(method_name(&method), route, response.status().as_u16(), begun.elapsed());
+    }
+    response
+}
+
+/// Checks a request's head and reads its body.
+async fn admit(shared: &Shared, peer: Peer, request: Request<Incoming>) -> Result<Request<Full<Bytes>>, Problem> {
+    let (mut head, body) = request.into_parts();
+    // warp panics on the authority form of CONNECT; the absolute form is for proxies.
+    if head.method == Method::CONNECT || head.uri.authority().is_some() || !head.uri.path().starts_with('/') {
+        metric::rejected(RejectReason::Malformed);
+        return Err(Problem::new(ProblemCode::InvalidRequest, "this is no proxy: send the path alone as the request target"));
+    }
+    if head.uri.path_and_query().is_some_and(|target| target.as_str().len() > TARGET_BYTES_MAX) {
+        return Err(Problem::new(ProblemCode::UriTooLong, format!("request targets have at most {TARGET_BYTES_MAX} bytes")));
+    }
+    shared.access.check(peer, shared.port, &head.method, head.uri.path(), &head.headers)?;
+    let read = tokio::time::timeout(shared.limits.body, Limited::new(body, shared.limits.body_bytes).collect()).await;
+    let body = match read {
+        Ok(Ok(body)) => body.to_bytes(),
+        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
+            metric::rejected(RejectReason::BodySize);
+            return Err(Problem::new(ProblemCode::BodyTooLarge, format!("bodies have at most {} bytes", shared.limits.body_bytes)));
+        }
+        Ok(Err(error)) => return Err(Problem::new(ProblemCode::InvalidRequest, format!("the body broke off: {error}"))),
+        Err(_) => return Err(Problem::new(ProblemCode::RequestTimeout, format!("the body did not arrive within {} s", shared.limits.body.as_secs()))),
+    };
+    let traceparent = head.headers.get("traceparent").and_then(|value| value.to_str().ok()).filter(|text| is_traceparent(text)).map(str::to_owned);
+    head.extensions.insert(Call { traceparent });
+    Ok(Request::from_parts(head, Full::new(body)))
+}
+
+/// Asks warp, and turns whatever is no answer of ours into a problem.
+async fn route(shared: &Shared, request: Request<Full<Bytes>>, method: &Method, path: &str) -> Response {
+    let asked = AssertUnwindSafe(async { warp::service(shared.routes.clone()).call(request).await }).catch_unwind();
+    let response = match tokio::time::timeout(shared.limits.answer, asked).await {
+        Ok(Ok(Ok(response))) => response,
+        Ok(Ok(Err(never))) => match never {},
+        Ok(Err(_)) => return render(&Problem::new(ProblemCode::Internal, "a handler panicked; the log says where")),
+        Err(_) => return render(&Problem::new(ProblemCode::DeadlineExceeded, format!("no answer within {} s", shared.limits.answer.as_secs()))),
+    };
+    let is_problem = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/problem+json");
+    let is_error = response.status().is_client_error() || response.status().is_server_error();
+    let is_probe = path == "/readyz" || path == "/healthz";
+    if is_error && !is_problem && !is_probe { render(&from_status(response.status(), method.as_str(), path)) } else { response }
+}
+
+/// `00-<32 hex>-<16 hex>-<2 hex>`, ids not all zero (W3C Trace Context).
+fn is_traceparent(text: &str) -> bool {
+    let parts: Vec<&str> = text.split('-').collect();
+    let hex = |part: &str, length: usize| part.len() == length && part.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
+    matches!(parts.as_slice(), ["00", trace, span, flags] if hex(trace, 32) && hex(span, 16) && hex(flags, 2) && trace.bytes().any(|byte| byte != b'0') && span.bytes().any(|byte| byte != b'0'))
+}
+
+fn method_name(method: &Method) -> &'static str {
+    match method.as_str() {
+        "GET" => "GET",
+        "POST" => "POST",
+        "DELETE" => "DELETE",
+        "HEAD" => "HEAD",
+        _ => "other",
+    }
+}
