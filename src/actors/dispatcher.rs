@@ -122,7 +122,7 @@ impl Actor for Dispatcher {
         match message {
             DispatcherMsg::Next { repo, base, asker, reply } => state.on_next(&repo, &base, &asker, reply),
             DispatcherMsg::Claim { todo, base, asker, reply } => state.on_claim(&todo, &base, &asker, reply),
-            DispatcherMsg::Committed { claim, result } => state.on_committed(claim, &result),
+            DispatcherMsg::Committed { claim, result } => state.on_committed(&claim, &result),
             DispatcherMsg::Describe { reply } => state.on_describe(reply),
         }
         Ok(())
@@ -189,8 +189,8 @@ impl DispatcherState {
         });
     }
 
-    fn on_committed(&mut self, claim: Claim, result: &Result<(), Problem>) {
-        let current = self.pending.get(&claim.todo).is_some_and(|pending| pending.claim == claim);
+    fn on_committed(&mut self, claim: &Claim, result: &Result<(), Problem>) {
+        let current = self.pending.get(&claim.todo).is_some_and(|pending| pending.claim == *claim);
         if result.is_ok() {
             // Also without anybody waiting: an earlier incarnation's write is on disk all the same.
             self.context.board.put_claim(claim.clone());

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+type Hook = Arc<dyn Fn(&str) + Send + Sync>;
+
 /// What happens at the points.
 #[derive(Clone, Default)]
-pub struct Faults(Option<Arc<dyn Fn(&str) + Send + Sync>>);
+pub struct Faults(Option<Hook>);
 
 impl Faults {
     /// Calls the function at every point with the point's name; it may panic or block.

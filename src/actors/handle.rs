@@ -141,10 +141,9 @@ impl Handle {
 
     /// An operation as it is now.
     pub async fn operation(&self, id: &OperationId) -> Result<Operation, Problem> {
-        if let Some(run) = self.context.runs.by_operation(id) {
-            if let RunView::Live(operation) | RunView::Ended(operation, _) = &*run.view.borrow() {
-                return Ok((**operation).clone());
-            }
+        let live = self.context.runs.by_operation(id).map(|run| run.view.borrow().clone());
+        if let Some(RunView::Live(operation) | RunView::Ended(operation, _)) = live {
+            return Ok((*operation).clone());
         }
         let ledger = &self.context.ledger;
         let found = ledger.store()?.operation(id).await.map_err(|error| ledger.note(&error))?;

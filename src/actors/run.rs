@@ -92,14 +92,22 @@ pub struct Run {
     lock_wait: Duration,
 }
 
-/// Starts a run, unless one is on: then that one and the memory come back.
-pub fn start(args: &SlugArgs, order: Order, memory: Box<Memory>) -> Result<RunHandle, (RunHandle, Box<Memory>)> {
+/// What a start came to.
+pub enum Started {
+    /// The run is on.
+    Now(RunHandle),
+    /// Another one was on; it and the memory come back.
+    WasOn(RunHandle, Box<Memory>),
+}
+
+/// Starts a run, unless one is on.
+pub fn start(args: &SlugArgs, order: Order, memory: Box<Memory>) -> Started {
     let Order { call, wish } = order;
     let id = clock::operation_id();
     let (handle, feed) = RunHandle::new(id.clone(), args.todo.clone(), call.asker.lane.clone(), call.asker.worker.clone(), wish.refresh);
     let entered = match args.context.runs.enter(handle.clone()) {
         Ok(entered) => entered,
-        Err(on) => return Err((on, memory)),
+        Err(on) => return Started::WasOn(on, memory),
     };
     let now = args.context.clock.now();
     let operation = Operation {
@@ -136,8 +144,8 @@ pub fn start(args: &SlugArgs, order: Order, memory: Box<Memory>) -> Result<RunHa
         handle: handle.clone(),
         args: args.clone(),
     };
-    tokio::spawn(run.to_the_end(entered));
-    Ok(handle)
+    tokio::spawn(run.go_to_the_end(entered));
+    Started::Now(handle)
 }
 
 /// Where the output of an operation's commands is.
@@ -157,7 +165,7 @@ fn time_limit(args: &SlugArgs) -> Duration {
 
 impl Run {
     /// From opening the operation to telling everybody.
-    async fn to_the_end(mut self, entered: Entered) {
+    async fn go_to_the_end(mut self, entered: Entered) {
         if let Err(problem) = self.open().await {
             let feed = self.feed.clone();
             hand_back(&self.args, entered, Some(self.memory));

@@ -22,7 +22,7 @@ use super::dispatcher::{Asker, already_claimed, refusal};
 use super::mailbox::{Address, Envelope, Reply};
 use super::probe::{self, Look, Memory, Scan};
 use super::repo::Repo;
-use super::run::{self, Order};
+use super::run::{self, Order, Started};
 use super::runs::RunHandle;
 use crate::metrics::actors::ActorKind;
 use crate::metrics::phases::{self as metric, FlightRole};
@@ -288,8 +288,8 @@ impl SlugState {
         let order = Order { call: first.call.clone(), wish };
         let memory = self.memory.take().unwrap_or_default();
         let run = match run::start(&self.args, order, memory) {
-            Ok(run) => run,
-            Err((on, memory)) => {
+            Started::Now(run) => run,
+            Started::WasOn(on, memory) => {
                 self.memory = Some(memory);
                 on
             }

@@ -144,10 +144,9 @@ impl Repository {
 
     fn nothing_there(&self, path: &Path, slug: &Slug) -> Result<Place, GitError> {
         if let Some(admin) = self.registration_of(path)? {
-            if let Some(reason) = read_small(&admin.join("locked")).map_err(GitError::file(&admin))? {
-                if reason.trim_end() != INITIALIZING {
-                    return Ok(Place::Foreign(ForeignReason::Locked(reason.trim_end().to_owned())));
-                }
+            let locked = read_small(&admin.join("locked")).map_err(GitError::file(&admin))?;
+            if let Some(reason) = locked.filter(|reason| reason.trim_end() != INITIALIZING) {
+                return Ok(Place::Foreign(ForeignReason::Locked(reason.trim_end().to_owned())));
             }
             return Ok(match self.on_branch(&admin, slug)? {
                 Place::Present { .. } => Place::Missing,

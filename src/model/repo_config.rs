@@ -230,6 +230,6 @@ mod tests {
         let moved = PrepareConfig { inputs: vec![], outputs: vec!["b".into()], ..prepare.clone() };
         assert_ne!(prepare.digest(), moved.digest());
         let gate = GateConfig { name: "a".into(), command: "b".into(), timeout_ms: 1 };
-        assert_ne!(gate.digest(), GateConfig { command: "c".into(), ..gate.clone() }.digest());
+        assert_ne!(gate.digest(), GateConfig { command: "c".into(), ..gate }.digest());
     }
 }

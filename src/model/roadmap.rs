@@ -1,5 +1,6 @@
 //! `todos/roadmap.yaml`: the order of the todos and what each comes after.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use saphyr_parser::{Event, Parser};
@@ -312,8 +313,8 @@ impl Catalog {
                     }
                     return Some(path);
                 }
-                if !came_from.contains_key(&next) {
-                    came_from.insert(next, at);
+                if let Entry::Vacant(unseen) = came_from.entry(next) {
+                    unseen.insert(at);
                     queue.push_back(next);
                 }
             }

@@ -131,7 +131,7 @@ mod tests {
             for gap in gaps {
                 now += gap;
                 if let Verdict::Restart { after_ms } = history.on_exit(&BUDGET, &failed(), now, 0.3) {
-                    prop_assert!(after_ms >= BUDGET.backoff_min_ms / 2 && after_ms <= BUDGET.backoff_max_ms);
+                    prop_assert!((BUDGET.backoff_min_ms / 2..=BUDGET.backoff_max_ms).contains(&after_ms));
                     restarts.push(now);
                 }
             }

@@ -170,11 +170,16 @@ impl Site {
         }
         let log = std::fs::File::options().create(true).append(true).open(self.path("daemon.log")).expect("log");
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).current_dir(self.dir.path()).spawn().expect("the daemon starts");
+        let spawned = std::cell::RefCell::new(child);
         let address = until("the daemon to write its address", || async {
+            if let Ok(Some(status)) = spawned.borrow_mut().try_wait() {
+                panic!("the daemon ended ({status}): {}", std::fs::read_to_string(self.path("daemon.log")).unwrap_or_default());
+            }
             let text = std::fs::read_to_string(data.join("address")).ok()?;
             text.trim().parse().ok()
         })
         .await;
+        let child = spawned.into_inner();
         let token = std::fs::read_to_string(data.join("token")).expect("token").trim().to_owned();
         Spawned { child, client: Client::tcp(address, Some(token)) }
     }
@@ -242,7 +247,7 @@ impl House {
 
     /// A work call for a slug by lane `builder` that has to end in a WorkOrder.
     pub async fn order(&self, slug: &str) -> Value {
-        order(self.work(json!({ "lane": "builder", "slug": slug, "wait_ms": 45_000 })).await)
+        order(&self.work(json!({ "lane": "builder", "slug": slug, "wait_ms": 45_000 })).await)
     }
 
     /// The state of one operation.
@@ -261,7 +266,7 @@ impl House {
 }
 
 /// The WorkOrder of a reply that has to be one.
-pub fn order(reply: Reply) -> Value {
+pub fn order(reply: &Reply) -> Value {
     assert_eq!(reply.status, 200, "{}", reply.text());
     reply.json()
 }

@@ -1,0 +1,169 @@
+//! `kill -9` of the daemon at random moments: while it prepares, while it makes worktrees, between a commit and its
+//! answer. After each restart: nothing accepted is lost, nobody works twice in one worktree, nothing of the user's is
+//! gone. `TEST_KILLS` says how many kills; the seed is printed and can be set with `TEST_SEED`.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use slugline::cli::client::Client;
+
+use crate::harness::{Repo, Site, Spawned, git, lines, until, write};
+
+/// Kills in the test command.
+const KILLS: usize = 100;
+/// Todos the callers ask for.
+const SLUGS: [&str; 6] = ["one", "two", "three", "four", "five", "six"];
+/// The longest a daemon lives before it is killed: several runs' length.
+const LIFE_MS_MAX: u64 = 350;
+
+/// A small generator, so that a seed gives the same schedule again.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % limit
+    }
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+/// A prepare that tells of any other prepare in the same worktree, and takes a moment in several steps.
+fn settings(site: &Site) -> String {
+    let overlaps = site.path("overlaps");
+    format!(
+        "[prepare]\ncommand = \"mkdir busy 2>/dev/null || {{ kill -0 $(cat busy/pid) 2>/dev/null && echo $SLUGLINE_SLUG >> {overlaps}; rm -rf busy; mkdir busy; }}; echo $$ > busy/pid; for i in 1 2 3 4; do echo $i > out.$i; sleep 0.02; done; rm -rf busy\"\ninputs = [\"input\"]\noutputs = [\"out.4\"]\n",
+        overlaps = overlaps.display()
+    )
+}
+
+/// What a client was told before the daemon died.
+#[derive(Default)]
+struct Told {
+    /// Operations whose acceptance was answered.
+    accepted: Vec<String>,
+    /// Highest token granted, by slug.
+    tokens: BTreeMap<String, u64>,
+}
+
+impl Told {
+    fn note(&mut self, slug: &str, answer: &Value) {
+        let id = answer["id"].as_str().or_else(|| answer["operation"].as_str());
+        self.accepted.extend(id.map(str::to_owned));
+        if let Some(token) = answer["claim"]["token"].as_u64() {
+            let highest = self.tokens.entry(slug.to_owned()).or_default();
+            assert!(token >= *highest, "the token of {slug} went back from {highest} to {token}");
+            *highest = token;
+        }
+    }
+}
+
+/// Asks for every slug at once, half of the calls without waiting, until the daemon is gone.
+async fn ask_until_gone(daemon: &Client, told: &mut Told, round: usize) {
+    let calls = SLUGS.iter().enumerate().map(|(index, slug)| {
+        let client = daemon.clone();
+        async move {
+            let mut answers = Vec::new();
+            // Bounded: a daemon lives for a third of a second and a call takes at least tens of microseconds.
+            for turn in 0..200 {
+                let wait = if (index + round + turn) % 2 == 0 { 0 } else { 5_000 };
+                let body = json!({ "lane": "builder", "slug": slug, "wait_ms": wait, "refresh": turn == 1 });
+                match client.post("/todos/work", &body).await {
+                    Ok(reply) if reply.status < 300 => answers.push(reply.json()),
+                    Ok(reply) => assert!(reply.json()["retryable"] == true, "{}", reply.text()),
+                    Err(_) => break,
+                }
+                tokio::task::yield_now().await;
+            }
+            (*slug, answers)
+        }
+    });
+    for (slug, answers) in futures_util::future::join_all(calls).await {
+        answers.iter().for_each(|answer| told.note(slug, answer));
+    }
+}
+
+/// Every accepted operation is known and has ended or goes on; none is lost.
+async fn check_accepted(daemon: &Spawned, told: &Told) {
+    for id in &told.accepted {
+        let reply = daemon.client.get(&format!("/operations/{id}")).await.expect("the daemon answers");
+        assert_eq!(reply.status, 200, "operation {id} is lost: {}", reply.text());
+    }
+}
+
+/// What a worker has in its worktree: an edit that is not committed, and a commit that is nowhere else.
+fn work_a_little(worktree: &Path) -> Option<String> {
+    if !worktree.join(".git").exists() || worktree.join("mine.txt").exists() {
+        return None;
+    }
+    write(&worktree.join("committed.txt"), "committed by the worker\n");
+    git(worktree, &["add", "committed.txt"]);
+    git(worktree, &["commit", "--quiet", "--message", "work"]);
+    write(&worktree.join("mine.txt"), "not committed\n");
+    Some(git(worktree, &["rev-parse", "HEAD"]))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_kills_lose_nothing_accepted_and_nothing_of_the_workers() {
+    let seed = number("TEST_SEED").unwrap_or_else(|| u64::from(std::process::id()));
+    let kills = number("TEST_KILLS").and_then(|kills| usize::try_from(kills).ok()).unwrap_or(KILLS);
+    println!("TEST_SEED={seed} TEST_KILLS={kills}");
+    let mut dice = Dice(seed);
+    let site = Site::new();
+    let repo = Repo::with(site.path("app"), &SLUGS, &settings(&site));
+    repo.write(".gitignore", "out.*\nbusy/\n");
+    repo.commit("ignore what prepare makes");
+    let (mut told, mut commits) = (Told::default(), BTreeMap::new());
+    for round in 0..kills {
+        let mut daemon = site.spawn(&[&repo]).await;
+        check_accepted(&daemon, &told).await;
+        told.accepted.clear();
+        let life = Duration::from_millis(dice.below(LIFE_MS_MAX));
+        // Dying is what ends the callers, so they and the death run side by side.
+        let client = daemon.client.clone();
+        let death = tokio::task::spawn_blocking(move || {
+            std::thread::park_timeout(life);
+            daemon.kill();
+        });
+        ask_until_gone(&client, &mut told, round).await;
+        death.await.expect("kills");
+        if round % 10 == 9 {
+            settle(&site, &repo, &told, &mut commits).await;
+        }
+    }
+    settle(&site, &repo, &told, &mut commits).await;
+    assert_eq!(lines(&site.path("overlaps")), 0, "two prepares ran in one worktree");
+    assert_eq!(commits.len(), SLUGS.len());
+}
+
+/// With the daemon left alone everything comes to rest, prepared; and all that workers did is there.
+async fn settle(site: &Site, repo: &Repo, told: &Told, commits: &mut BTreeMap<&'static str, String>) {
+    let daemon = site.spawn(&[repo]).await;
+    check_accepted(&daemon, told).await;
+    for slug in SLUGS {
+        let order = until(&format!("{slug} to be ready"), || async {
+            let reply = daemon.client.post("/todos/work", &json!({ "lane": "builder", "slug": slug, "wait_ms": 45_000 })).await.expect("the daemon answers");
+            assert!(reply.status < 300 || reply.json()["retryable"] == true, "{}", reply.text());
+            (reply.status == 200).then(|| reply.json())
+        })
+        .await;
+        let worktree = site.worktree(slug);
+        assert_eq!(order["worktree"]["path"], worktree.display().to_string());
+        assert!(worktree.join("out.4").exists() && worktree.join(format!("todos/{slug}/requirements.md")).exists());
+        match commits.get(slug) {
+            None => {
+                let commit = work_a_little(&worktree).expect("the worktree is there");
+                commits.insert(slug, commit);
+            }
+            Some(commit) => {
+                assert_eq!(git(&worktree, &["rev-parse", "HEAD"]), *commit, "the branch of {slug} moved");
+                assert_eq!(std::fs::read_to_string(worktree.join("mine.txt")).expect("the edit is there"), "not committed\n");
+                assert_eq!(git(&worktree, &["status", "--porcelain"]), "?? mine.txt");
+            }
+        }
+    }
+}
