@@ -13,10 +13,16 @@ use crate::harness::{Repo, Site, Spawned, git, lines, until, write};
 
 /// Kills in the test command.
 const KILLS: usize = 100;
-/// Todos the callers ask for.
+/// Todos that workers have and ask for again and again. Every round has a new one besides, so that every kill can hit
+/// the making of a worktree.
 const SLUGS: [&str; 6] = ["one", "two", "three", "four", "five", "six"];
 /// The longest a daemon lives before it is killed: several runs' length.
 const LIFE_MS_MAX: u64 = 350;
+
+/// The new todo of a round.
+fn fresh(round: usize) -> String {
+    format!("new-{round}")
+}
 
 /// A small generator, so that a seed gives the same schedule again.
 struct Dice(u64);
@@ -64,7 +70,8 @@ impl Told {
 
 /// Asks for every slug at once, half of the calls without waiting, until the daemon is gone.
 async fn ask_until_gone(daemon: &Client, told: &mut Told, round: usize) {
-    let calls = SLUGS.iter().enumerate().map(|(index, slug)| {
+    let slugs = SLUGS.iter().map(|&slug| slug.to_owned()).chain([fresh(round)]);
+    let calls = slugs.enumerate().map(|(index, slug)| {
         let client = daemon.clone();
         async move {
             let mut answers = Vec::new();
@@ -79,11 +86,11 @@ async fn ask_until_gone(daemon: &Client, told: &mut Told, round: usize) {
                 }
                 tokio::task::yield_now().await;
             }
-            (*slug, answers)
+            (slug, answers)
         }
     });
     for (slug, answers) in futures_util::future::join_all(calls).await {
-        answers.iter().for_each(|answer| told.note(slug, answer));
+        answers.iter().for_each(|answer| told.note(&slug, answer));
     }
 }
 
@@ -114,7 +121,8 @@ async fn a_hundred_kills_lose_nothing_accepted_and_nothing_of_the_workers() {
     println!("TEST_SEED={seed} TEST_KILLS={kills}");
     let mut dice = Dice(seed);
     let site = Site::new();
-    let repo = Repo::with(site.path("app"), &SLUGS, &settings(&site));
+    let slugs: Vec<String> = SLUGS.iter().map(|&slug| slug.to_owned()).chain((0..kills).map(fresh)).collect();
+    let repo = Repo::with(site.path("app"), &slugs.iter().map(String::as_str).collect::<Vec<_>>(), &settings(&site));
     repo.write(".gitignore", "out.*\nbusy/\n");
     repo.commit("ignore what prepare makes");
     let (mut told, mut commits) = (Told::default(), BTreeMap::new());
@@ -131,20 +139,20 @@ async fn a_hundred_kills_lose_nothing_accepted_and_nothing_of_the_workers() {
         });
         ask_until_gone(&client, &mut told, round).await;
         death.await.expect("kills");
-        if round % 10 == 9 {
-            settle(&site, &repo, &told, &mut commits).await;
+        if round % 10 == 9 || round + 1 == kills {
+            let new: Vec<String> = (round - round % 10..=round).map(fresh).collect();
+            settle(&site, &repo, &told, &new, &mut commits).await;
         }
     }
-    settle(&site, &repo, &told, &mut commits).await;
     assert_eq!(lines(&site.path("overlaps")), 0, "two prepares ran in one worktree");
     assert_eq!(commits.len(), SLUGS.len());
 }
 
 /// With the daemon left alone everything comes to rest, prepared; and all that workers did is there.
-async fn settle(site: &Site, repo: &Repo, told: &Told, commits: &mut BTreeMap<&'static str, String>) {
+async fn settle(site: &Site, repo: &Repo, told: &Told, new: &[String], commits: &mut BTreeMap<&'static str, String>) {
     let daemon = site.spawn(&[repo]).await;
     check_accepted(&daemon, told).await;
-    for slug in SLUGS {
+    for slug in SLUGS.into_iter().chain(new.iter().map(String::as_str)) {
         let order = until(&format!("{slug} to be ready"), || async {
             let reply = daemon.client.post("/todos/work", &json!({ "lane": "builder", "slug": slug, "wait_ms": 45_000 })).await.expect("the daemon answers");
             assert!(reply.status < 300 || reply.json()["retryable"] == true, "{}", reply.text());
@@ -154,6 +162,10 @@ async fn settle(site: &Site, repo: &Repo, told: &Told, commits: &mut BTreeMap<&'
         let worktree = site.worktree(slug);
         assert_eq!(order["worktree"]["path"], worktree.display().to_string());
         assert!(worktree.join("out.4").exists() && worktree.join(format!("todos/{slug}/requirements.md")).exists());
+        let Some(slug) = SLUGS.into_iter().find(|known| *known == slug) else {
+            assert_eq!(git(&worktree, &["status", "--porcelain"]), "", "{slug} was not made whole");
+            continue;
+        };
         match commits.get(slug) {
             None => {
                 let commit = work_a_little(&worktree).expect("the worktree is there");
