@@ -6,6 +6,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use saphyr_parser::{Event, Parser};
 
 use super::ids::{Lane, Slug};
+use super::settings::distance;
 
 /// A fault in a file of the repository: which file, which line, what is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema, thiserror::Error)]
@@ -51,6 +52,8 @@ pub struct Roadmap {
 pub const ROADMAP_BYTES_MAX: usize = 1 << 20;
 /// Entries a roadmap may have.
 pub const ROADMAP_ITEMS_MAX: usize = 10_000;
+/// The keys of an entry that mean something.
+const KEYS: [&str; 4] = ["slug", "after", "lane", "priority"];
 /// How deep values may nest: an entry's list of slugs is three deep.
 const DEPTH_MAX: usize = 8;
 
@@ -143,7 +146,12 @@ fn item(entry: &Node) -> Result<RoadmapItem, ItemFault> {
                 item.priority = text.parse().map_err(|_| broken(*at, format!("priority is a whole number, not {text:?}")))?;
             }
             ("lane" | "priority", other) => return Err(broken(other.line(), format!("{name} is one value"))),
-            _ => return Err(broken(key.line(), format!("unknown key {name:?}; known are slug, after, lane, priority"))),
+            // Anything else is a note for people, unless it looks like a slip: a lost `after` would start work too early.
+            _ => {
+                if let Some(near) = KEYS.iter().find(|known| distance(known, &name) <= 2) {
+                    return Err(broken(key.line(), format!("unknown key {name:?}; did you mean {near}?")));
+                }
+            }
         }
     }
     Ok(item)
@@ -368,6 +376,12 @@ mod tests {
     }
 
     #[test]
+    fn other_keys_are_notes_for_people() {
+        let roadmap = parse("r", "- slug: one\n  description: 'what: it is'\n  group: [a, b]\n");
+        assert_eq!((roadmap.items.len(), roadmap.broken.len()), (1, 0));
+    }
+
+    #[test]
     fn an_empty_roadmap_has_no_entries_and_no_fault() {
         for empty in ["", "[]", "# nothing\n", "---\n", "~"] {
             assert_eq!(parse("", empty), Roadmap::default(), "{empty:?}");
@@ -376,12 +390,12 @@ mod tests {
 
     #[test]
     fn a_broken_entry_names_file_and_line_and_leaves_the_others() {
-        let text = "- slug: good\n- slug: ../bad\n- slug: odd\n  colour: red\n- slug: single\n  after: good\n- slug: good\n- just text\n";
+        let text = "- slug: good\n- slug: ../bad\n- slug: odd\n  lanes: red\n- slug: single\n  after: good\n- slug: good\n- just text\n";
         let roadmap = parse("todos/roadmap.yaml", text);
         assert_eq!(roadmap.items.iter().map(|item| item.slug.as_str()).collect::<Vec<_>>(), ["good"]);
         let found = faults(text);
         assert_eq!(found.len(), 5, "{found:?}");
-        for (fault, start) in found.iter().zip(["2: slug", "4: unknown key \"colour\"", "6: after is a list", "7: good stands here a second time, first in line 1", "8: an entry is a map"]) {
+        for (fault, start) in found.iter().zip(["2: slug", "4: unknown key \"lanes\"; did you mean lane?", "6: after is a list", "7: good stands here a second time, first in line 1", "8: an entry is a map"]) {
             assert!(fault.starts_with(&format!("todos/roadmap.yaml:{start}")), "{fault}");
         }
     }

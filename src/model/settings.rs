@@ -293,8 +293,9 @@ fn line_at(text: &str, offset: usize) -> usize {
     text.as_bytes().iter().take(offset).filter(|&&byte| byte == b'\n').count() + 1
 }
 
-/// How many letters differ (Levenshtein).
-fn distance(a: &str, b: &str) -> usize {
+/// How many letters differ between two words (Levenshtein).
+#[must_use]
+pub fn distance(a: &str, b: &str) -> usize {
     let mut row: Vec<usize> = (0..=b.chars().count()).collect();
     for (i, left) in a.chars().enumerate() {
         let mut diagonal = std::mem::replace(&mut row[0], i + 1);
