@@ -87,7 +87,8 @@ pub struct Run {
     operation: Operation,
     reports: Vec<PhaseReport>,
     pending: Vec<Write>,
-    wish: Wish,
+    /// What the run was asked for, and what it has made by itself.
+    pub wish: Wish,
     started: Instant,
     lock_wait: Duration,
 }

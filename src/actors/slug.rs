@@ -259,7 +259,7 @@ impl SlugState {
             }
         }
         found.probe.claim = if live.is_some() { ClaimState::Mine } else { ClaimState::Free };
-        let wish = Wish { refresh: mine.iter().any(|waiting| waiting.call.refresh) };
+        let wish = Wish { refresh: mine.iter().any(|waiting| waiting.call.refresh), ..Wish::default() };
         let plan = plan::plan(&found.probe, wish);
         match (plan.next(PhaseSet::default()), live) {
             (Step::Done, Some(claim)) => self.answer_settled(mine, &Settled { found: &found, plan: &plan, claim: &claim }),

@@ -25,6 +25,12 @@ pub enum WorktreeState {
 }
 
 impl WorktreeState {
+    /// Whether its files have to be written.
+    #[must_use]
+    pub const fn is_to_be_made(self) -> bool {
+        matches!(self, Self::Absent | Self::BranchOnly | Self::Missing | Self::HalfMade)
+    }
+
     /// All states.
     pub const ALL: [Self; 7] = [
         Self::Absent,
@@ -163,6 +169,8 @@ pub struct Probe {
 pub struct Wish {
     /// Prepare even if nothing changed.
     pub refresh: bool,
+    /// The files of the worktree were written by this very run, so whatever a prepare had left there is gone.
+    pub worktree_made: bool,
 }
 
 /// The phases a run has carried out already: none is carried out twice in one run, so a run always ends.
@@ -304,12 +312,8 @@ fn prepare(probe: &Probe, wish: Wish) -> (Decision, Reason) {
     if probe.prepare == PrepareState::Nothing {
         return (Skip, Reason::NothingToPrepare);
     }
-    let made_now = matches!(
-        probe.worktree,
-        WorktreeState::Absent | WorktreeState::BranchOnly | WorktreeState::Missing | WorktreeState::HalfMade
-    );
     match probe.prepare {
-        _ if made_now => (Run, Reason::WorktreeCreated),
+        _ if wish.worktree_made || probe.worktree.is_to_be_made() => (Run, Reason::WorktreeCreated),
         _ if wish.refresh => (Run, Reason::RefreshRequested),
         PrepareState::Never => (Run, Reason::NeverPrepared),
         PrepareState::LastAttemptFailed => (Run, Reason::LastAttemptFailed),
@@ -419,8 +423,18 @@ mod tests {
     }
 
     #[test]
+    fn a_worktree_made_in_this_run_is_prepared_whatever_was_marked() {
+        for state in PrepareState::ALL {
+            let probe = Probe { prepare: state, ..SETTLED };
+            let decided = plan(&probe, Wish { worktree_made: true, ..Wish::default() }).of(Phase::Prepare);
+            let wanted = if state == PrepareState::Nothing { (Skip, Reason::NothingToPrepare) } else { (Run, Reason::WorktreeCreated) };
+            assert_eq!((decided.decision, decided.reason), wanted);
+        }
+    }
+
+    #[test]
     fn refresh_prepares_a_settled_worktree_and_nothing_else() {
-        let plan = plan(&SETTLED, Wish { refresh: true });
+        let plan = plan(&SETTLED, Wish { refresh: true, ..Wish::default() });
         let running: Vec<Phase> =
             plan.phases.iter().filter(|decided| decided.decision == Run).map(|decided| decided.phase).collect();
         assert_eq!(running, [Phase::Prepare]);
@@ -431,7 +445,7 @@ mod tests {
     fn every_probe_leads_to_reasons_of_the_closed_sets_and_to_an_end() {
         for probe in every_probe() {
             for refresh in [false, true] {
-                let plan = plan(&probe, Wish { refresh });
+                let plan = plan(&probe, Wish { refresh, ..Wish::default() });
                 for (index, decided) in plan.phases.iter().enumerate() {
                     assert_eq!(decided.phase, Phase::ALL[index]);
                     assert!(decided.phase.reasons().contains(&decided.reason), "{decided:?}");
@@ -451,10 +465,10 @@ mod tests {
     fn nothing_is_touched_while_another_worker_holds_the_claim_or_something_foreign_stands_there() {
         for mut probe in every_probe() {
             probe.claim = ClaimState::Others;
-            assert_eq!(plan(&probe, Wish { refresh: true }).next(PhaseSet::default()), Step::Fail(Phase::Dispatch, Reason::Held));
+            assert_eq!(plan(&probe, Wish { refresh: true, ..Wish::default() }).next(PhaseSet::default()), Step::Fail(Phase::Dispatch, Reason::Held));
             probe.claim = ClaimState::Mine;
             probe.worktree = WorktreeState::Foreign;
-            assert_eq!(plan(&probe, Wish { refresh: true }).next(PhaseSet::default()), Step::Fail(Phase::Worktree, Reason::Present));
+            assert_eq!(plan(&probe, Wish { refresh: true, ..Wish::default() }).next(PhaseSet::default()), Step::Fail(Phase::Worktree, Reason::Present));
         }
     }
 
@@ -463,7 +477,7 @@ mod tests {
         for mut probe in every_probe() {
             probe.main = MainState::BehindWithLocalChanges;
             for refresh in [false, true] {
-                assert_eq!(plan(&probe, Wish { refresh }).of(Phase::SyncMain).decision, Skip);
+                assert_eq!(plan(&probe, Wish { refresh, ..Wish::default() }).of(Phase::SyncMain).decision, Skip);
             }
         }
     }

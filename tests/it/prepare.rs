@@ -15,7 +15,7 @@ async fn a_second_call_with_nothing_changed_prepares_nothing() {
     let repo = site.app(&["fix"], &settings(&site));
     let house = site.start(&[&repo]).await;
     let first = house.order("fix").await;
-    assert_eq!((phase(&first, "worktree"), phase(&first, "prepare")), ("run/created".into(), "run/never_prepared".into()));
+    assert_eq!((phase(&first, "worktree"), phase(&first, "prepare")), ("run/created".into(), "run/worktree_created".into()));
     let second = house.order("fix").await;
     for (name, wanted) in [("resolve", "skip/base_unchanged"), ("worktree", "skip/present"), ("prepare", "skip/inputs_unchanged"), ("sync_main", "skip/up_to_date"), ("sync_todo", "skip/unchanged"), ("gates", "skip/not_due"), ("dispatch", "skip/held")] {
         assert_eq!(phase(&second, name), wanted, "{name}");
@@ -46,6 +46,19 @@ async fn every_kind_of_drift_prepares_again_and_only_once() {
     let refreshed = house.work(json!({ "lane": "builder", "slug": "fix", "refresh": true, "wait_ms": 45_000 })).await;
     assert_eq!(phase(&refreshed.json(), "prepare"), "run/refresh_requested");
     assert_eq!(phase(&house.order("fix").await, "prepare"), "skip/inputs_unchanged");
+    house.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worktree_that_is_made_again_is_prepared_again() {
+    let site = Site::new();
+    let repo = site.app(&["fix"], &settings(&site));
+    let house = site.start(&[&repo]).await;
+    house.order("fix").await;
+    std::fs::remove_dir_all(site.worktree("fix")).expect("removes");
+    let again = house.order("fix").await;
+    assert_eq!((phase(&again, "worktree"), phase(&again, "prepare")), ("run/recreated".into(), "run/worktree_created".into()));
+    assert_eq!(lines(&site.path("runs")), 2);
     house.stop().await;
 }
 

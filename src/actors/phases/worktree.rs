@@ -39,6 +39,7 @@ pub async fn carry_out(run: &mut Run, reason: Reason, found: &Look) -> Result<Re
     make(run, found, &path).await?;
     run.args.context.faults.hit("worktree.made");
     run.checked_out = Some(Instant::now());
+    run.wish.worktree_made = found.probe.worktree.is_to_be_made();
     mark(run, MarkState::Done).await?;
     Ok(reason)
 }
@@ -109,12 +110,17 @@ async fn refuse_lost_disk(run: &Run, path: &std::path::Path) -> Result<(), Phase
     Err(Problem::new(ProblemCode::WorktreeForeign, detail).with("path", path.display().to_string()).into())
 }
 
+/// Sets the mark. What a prepare had left goes with the files, so its mark goes before they are touched.
 async fn mark(run: &mut Run, state: MarkState) -> Result<(), PhaseFault> {
     let at = run.args.context.clock.now();
     let mark = WorktreeMark { state, at };
     run.memory.record_mut().worktree = Some(mark.clone());
     let todo = run.args.todo.clone();
-    run.commit(vec![Write::WorktreeMarked { todo, mark: Some(mark), at }]).await.map_err(PhaseFault::from)
+    let mut writes = vec![Write::WorktreeMarked { todo: todo.clone(), mark: Some(mark), at }];
+    if state == MarkState::Started && run.memory.record_mut().prepare.take().is_some() {
+        writes.push(Write::PrepareMarked { todo, mark: None, at });
+    }
+    run.commit(writes).await.map_err(PhaseFault::from)
 }
 
 /// Refreshes the index once, under our exclusion and before anybody works there, if the files are old enough by now.
