@@ -25,7 +25,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tower_service::Service as _;
-use warp::http::{HeaderName, HeaderValue, Method, Request, header};
+use warp::http::{HeaderName, HeaderValue, Method, Request, StatusCode, header};
 use warp::reply::Response;
 
 use super::guard::{Access, Peer};
@@ -266,8 +266,9 @@ async fn route(shared: &Shared, request: Request<Full<Bytes>>, method: &Method, 
     };
     let is_problem = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/problem+json");
     let is_error = response.status().is_client_error() || response.status().is_server_error();
-    let is_probe = path == "/readyz" || path == "/healthz";
-    if is_error && !is_problem && !is_probe { render(&from_status(response.status(), method.as_str(), path)) } else { response }
+    // What is not ready says so in its own words when it is asked to.
+    let is_verdict = response.status() == StatusCode::SERVICE_UNAVAILABLE && (path == "/readyz" || path == "/healthz");
+    if is_error && !is_problem && !is_verdict { render(&from_status(response.status(), method.as_str(), path)) } else { response }
 }
 
 /// `00-<32 hex>-<16 hex>-<2 hex>`, ids not all zero (W3C Trace Context).
