@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
@@ -240,13 +240,18 @@ async fn admit(shared: &Shared, peer: Peer, request: Request<Incoming>) -> Resul
         return Err(Problem::new(ProblemCode::UriTooLong, format!("request targets have at most {TARGET_BYTES_MAX} bytes")));
     }
     shared.access.check(peer, shared.port, &head.method, head.uri.path(), &head.headers)?;
+    let too_large = || {
+        metric::rejected(RejectReason::BodySize);
+        Problem::new(ProblemCode::BodyTooLarge, format!("bodies have at most {} bytes", shared.limits.body_bytes))
+    };
+    // A length that is said to be too large is refused as said: the caller need not send it, nor anybody wait for it.
+    if usize::try_from(body.size_hint().lower()).map_or(true, |said| said > shared.limits.body_bytes) {
+        return Err(too_large());
+    }
     let read = tokio::time::timeout(shared.limits.body, Limited::new(body, shared.limits.body_bytes).collect()).await;
     let body = match read {
         Ok(Ok(body)) => body.to_bytes(),
-        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
-            metric::rejected(RejectReason::BodySize);
-            return Err(Problem::new(ProblemCode::BodyTooLarge, format!("bodies have at most {} bytes", shared.limits.body_bytes)));
-        }
+        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => return Err(too_large()),
         Ok(Err(error)) => return Err(Problem::new(ProblemCode::InvalidRequest, format!("the body broke off: {error}"))),
         Err(_) => return Err(Problem::new(ProblemCode::RequestTimeout, format!("the body did not arrive within {} s", shared.limits.body.as_secs()))),
     };
