@@ -13,6 +13,8 @@ use slugline::cli::client::{Client, Reply};
 use slugline::http::ROUTES;
 use slugline::http::guard::Access;
 use slugline::http::server::{Limits, Server};
+use slugline::process::Runner;
+use slugline::runtime::{Daemon, Doors, End};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
@@ -347,4 +349,180 @@ async fn connections_beyond_the_limit_wait_for_their_turn() {
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     drop((first, stop));
     serving.await.expect("ends");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_beyond_64_kib_are_413_with_and_without_a_length() {
+    let site = Site::new();
+    let house = site.start(&[&site.app(&["fix"], "")]).await;
+    let head = |more: &str| post(house.address, &format!("Authorization: Bearer {}\r\nContent-Type: application/json\r\nConnection: close\r\n{more}", house.token));
+    let over = "x".repeat(64 * 1024 + 1);
+    let fits = format!("{{\"lane\":\"builder\",\"slug\":\"fix\",\"wait_ms\":45000{}}}", " ".repeat(64 * 1024 - 48));
+    assert!(fits.len() > 65_000 && fits.len() <= 64 * 1024);
+    raw_problem(&exchange_owned(house.address, format!("{}{over}", head("Content-Length: 65537\r\n"))).await, 413, "body_too_large");
+    raw_problem(&exchange_owned(house.address, format!("{}10001\r\n{over}\r\n0\r\n\r\n", head("Transfer-Encoding: chunked\r\n"))).await, 413, "body_too_large");
+    let whole = exchange_owned(house.address, format!("{}{fits}", head(&format!("Content-Length: {}\r\n", fits.len())))).await;
+    assert!(whole.starts_with("HTTP/1.1 200 "), "{whole}");
+    // A length that is a lie about 8 EiB is refused by what it says, not by reading it.
+    let huge = exchange_owned(house.address, head("Content-Length: 9223372036854775807\r\n")).await;
+    raw_problem(&huge, 413, "body_too_large");
+    // A body that breaks off is no request.
+    let mut stream = TcpStream::connect(house.address).await.expect("connects");
+    stream.write_all(format!("{}{{\"lane\"", head("Content-Length: 500\r\n")).as_bytes()).await.expect("sends");
+    drop(stream);
+    alive(&house).await;
+    house.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn targets_for_proxies_and_endless_ones_are_refused_and_the_daemon_lives() {
+    let site = Site::new();
+    let house = site.start(&[&site.app(&["fix"], "")]).await;
+    let host = house.address.to_string();
+    let ask = |line: String| exchange_owned(house.address, format!("{line} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"));
+    for line in ["CONNECT example.com:443".to_owned(), format!("CONNECT {host}"), format!("GET http://{host}/livez"), "GET http://example.com/".to_owned(), "OPTIONS *".to_owned()] {
+        raw_problem(&ask(line).await, 400, "invalid_request");
+        alive(&house).await;
+    }
+    raw_problem(&ask(format!("GET /{}", "a".repeat(9_000))).await, 414, "uri_too_long");
+    raw_problem(&ask(format!("GET /todos?repo={}", "a".repeat(9_000))).await, 414, "uri_too_long");
+    // Larger than a whole head may be: the parser answers, without a body.
+    let answer = ask(format!("GET /{}", "a".repeat(65_536))).await;
+    assert!(answer.is_empty() || ["HTTP/1.1 414 ", "HTTP/1.1 431 ", "HTTP/1.1 400 "].iter().any(|line| answer.starts_with(line)), "{answer}");
+    let answer = exchange_owned(house.address, format!("GET /livez HTTP/1.1\r\nHost: {host}\r\nX-Long: {}\r\n\r\n", "a".repeat(20 * 1024))).await;
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431 "), "{answer}");
+    let many: String = (0..2_000).map(|n| format!("h{n}: v\r\n")).collect();
+    let answer = exchange_owned(house.address, format!("GET /livez HTTP/1.1\r\nHost: {host}\r\n{many}\r\n")).await;
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431 "), "{answer}");
+    alive(&house).await;
+    house.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_http_gets_nothing_and_harms_nothing() {
+    let site = Site::new();
+    let house = site.start(&[&site.app(&["fix"], "")]).await;
+    let host = house.address.to_string();
+    let noise: Vec<u8> = (0..4_096_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let smuggled = format!("POST /todos/work HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /openapi.json HTTP/1.1\r\nHost: {host}\r\n\r\n", house.token);
+    let cases: [&[u8]; 9] = [
+        &noise,
+        b"\0\0\0\0\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
+        b"GET /livez\r\n",
+        b"GET /livez HTTP/0.9\r\n\r\n",
+        b"GET /livez HTTP/3.0\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nHost : x\r\n\r\n",
+        b"POST /todos/work HTTP/1.1\r\nContent-Length: 4\r\nContent-Length: 5\r\n\r\nabcde",
+    ];
+    for bytes in cases {
+        let answer = exchange(house.address, bytes).await;
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400 ") || answer.starts_with("HTTP/1.1 505 "), "{:?}: {answer}", String::from_utf8_lossy(&bytes[..bytes.len().min(60)]));
+    }
+    let answer = exchange(house.address, smuggled.as_bytes()).await;
+    assert!(!answer.contains("openapi"), "a second request came in the body of the first: {answer}");
+    alive(&house).await;
+    // Requests one after the other in one go are answered in their order.
+    let two = format!("GET /livez HTTP/1.1\r\nHost: {host}\r\n\r\nGET /nothing HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {}\r\n\r\nGET /readyz HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n", house.token);
+    let answer = exchange(house.address, two.as_bytes()).await;
+    let statuses: Vec<&str> = answer.lines().filter_map(|line| line.split_once("HTTP/1.1 ").map(|(_, rest)| &rest[..3])).collect();
+    assert_eq!(statuses, ["200", "404", "200"], "{answer}");
+    // The old protocol is answered as well, and closed.
+    let old = exchange(house.address, format!("GET /livez HTTP/1.0\r\nHost: {host}\r\n\r\n").as_bytes()).await;
+    assert!(old.starts_with("HTTP/1.0 200 "), "{old}");
+    house.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_unix_socket_needs_no_token_and_is_this_users_alone() {
+    let site = Site::new();
+    let repo = site.app(&["fix"], "");
+    let socket = site.path("run/door.sock");
+    let extra: [(&'static str, &str); 1] = [("socket", socket.to_str().expect("text"))];
+    let mode = |path: &std::path::Path| std::fs::metadata(path).expect("is there").permissions().mode() & 0o777;
+    site.start_with(&[&repo], &extra, Faults::default()).await.stop().await;
+    assert!(!socket.exists(), "the socket stays behind");
+    // What a dead daemon left is replaced.
+    drop(std::os::unix::net::UnixListener::bind(&socket).expect("binds"));
+    let house = site.start_with(&[&repo], &extra, Faults::default()).await;
+    assert_eq!((mode(&socket), mode(&site.path("run")), mode(&site.path("data")), mode(&site.path("data/token"))), (0o600, 0o700, 0o700, 0o600));
+    let reply = Client::unix(&socket).post("/todos/work", &json!({ "lane": "builder", "slug": "fix", "wait_ms": 45_000 })).await.expect("answers");
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    let page = send(&Client::unix(&socket), "GET", "/todos", &[("origin", "http://evil.example")], "").await;
+    problem(&page, 403, "forbidden_origin");
+    // Another daemon does not take it away.
+    let mut other = site.config(&[&repo], &extra);
+    other.data_dir = site.path("other");
+    let doors = Doors { runner: Runner::new(env!("CARGO_BIN_EXE_slugline").into()), ..Doors::real() };
+    let error = Daemon::build(&other, doors).await.err().expect("the socket is taken").to_string();
+    assert!(error.contains("in use by another daemon") && error.contains("--socket"), "{error}");
+    assert_eq!(Client::unix(&socket).get("/livez").await.expect("still answers").status, 200);
+    house.stop().await;
+    assert!(!socket.exists(), "the socket stays behind");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shutdown_answers_who_waits_and_closes_who_idles() {
+    let site = Site::new();
+    let repo = site.app(&["fix"], &format!("[prepare]\ncommand = \"touch {0}/begun; while test ! -e {0}/go; do sleep 0.05; done\"\n", site.path("").display()));
+    let house = site.start_with(&[&repo], &[("http.drain_ms", "30000")], Faults::default()).await;
+    let (address, handle) = (house.address, house.handle.clone());
+    let mut idle = TcpStream::connect(address).await.expect("connects");
+    idle.write_all(format!("GET /livez HTTP/1.1\r\nHost: {address}\r\n\r\n").as_bytes()).await.expect("sends");
+    let mut first = [0; 9];
+    idle.read_exact(&mut first).await.expect("is answered");
+    let client = house.client.clone();
+    let call = tokio::spawn(async move { client.post("/todos/work", &json!({ "lane": "builder", "slug": "fix", "wait_ms": 45_000 })).await });
+    until("prepare to begin", || async { site.path("begun").exists().then_some(()) }).await;
+    let stopping = tokio::spawn(house.stop());
+    until("the daemon to drain", || async { (!handle.readiness().ok).then_some(()) }).await;
+    // The idle one is closed while the call still waits, and nobody new is let in.
+    assert!(rest(&mut idle).await.ends_with("ok\n"));
+    until("the listener to close", || async { TcpStream::connect(address).await.is_err().then_some(()) }).await;
+    assert!(!call.is_finished(), "the call did not wait for its run");
+    write(&site.path("go"), "");
+    let reply = call.await.expect("no panic").expect("is answered");
+    assert_eq!((reply.status, phase(&reply.json(), "prepare")), (200, "run/never_prepared".into()), "{}", reply.text());
+    assert_eq!(stopping.await.expect("no panic"), End::Asked);
+    assert!(!site.path("data/address").exists(), "the address of a daemon that is gone stays behind");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn half_a_request_holds_a_shutdown_up_no_longer_than_the_grace() {
+    let (address, stop, serving) = short_limits(Limits::default()).await;
+    let mut half_head = TcpStream::connect(address).await.expect("connects");
+    half_head.write_all(b"POST /todos/work HT").await.expect("sends");
+    let mut half_body = TcpStream::connect(address).await.expect("connects");
+    half_body.write_all(format!("{}{{", post(address, "Content-Length: 10\r\n")).as_bytes()).await.expect("sends");
+    let mut never = TcpStream::connect(address).await.expect("connects");
+    never.write_all(format!("GET /livez HTTP/1.1\r\nHost: {address}\r\n\r\n").as_bytes()).await.expect("sends");
+    // Taken in before the stop: a connection that came later is answered, so these three were accepted.
+    let answer = exchange(address, format!("{}{{}}", post(address, "Connection: close\r\nContent-Length: 2\r\n")).as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    drop(stop);
+    // The limits are ten seconds and a minute, the grace is SHORT: only the grace can end this before the patience.
+    serving.await.expect("ends");
+    for stream in [&mut half_head, &mut half_body, &mut never] {
+        assert_eq!(rest(stream).await, "");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_valid_traceparent_reaches_the_prepare_command_and_no_other_text_does() {
+    let site = Site::new();
+    let repo = site.app(&["fix"], &format!("[prepare]\ncommand = \"echo \\\"<${{TRACEPARENT-none}}>\\\" >> {}/seen\"\n", site.path("").display()));
+    let house = site.start(&[&repo]).await;
+    let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let invalid = ["", "x", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01; rm -rf /", "00-00000000000000000000000000000000-00f067aa0ba902b7-01", "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01"];
+    for given in [good].iter().chain(&invalid) {
+        let body = r#"{"lane":"builder","slug":"fix","refresh":true,"wait_ms":45000}"#;
+        let reply = send(&house.client, "POST", "/todos/work", &[JSON, ("traceparent", given)], body).await;
+        assert_eq!(reply.status, 200, "{}", reply.text());
+    }
+    let seen = std::fs::read_to_string(site.path("seen")).expect("prepare ran");
+    let mut wanted = vec![format!("<{good}>")];
+    wanted.resize(1 + invalid.len(), "<none>".to_owned());
+    assert_eq!(seen.lines().collect::<Vec<_>>(), wanted);
+    house.stop().await;
 }
