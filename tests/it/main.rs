@@ -1,5 +1,6 @@
 //! Scenarios on the whole daemon: real repositories, real commands, the real ledger, HTTP on loopback.
 
+mod bad_input;
 mod harness;
 mod http;
 mod prepare;
