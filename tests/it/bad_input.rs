@@ -223,3 +223,149 @@ async fn formats_beyond_the_usual_are_said() {
         is_unusable(&site, Unusable { base: None, says: "serve a clone with the default formats", mend: None }).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn broken_settings_on_the_base_are_said_with_line_and_key_and_mended_by_a_commit() {
+    let site = Site::new();
+    let broken = "[prepare]\ncomand = \"make\"\n[sync]\nmain = \"sometimes\"\n[todos]\ndir = \"../elsewhere\"\n";
+    let (app, lib) = (site.app(&["fix"], broken), Repo::with(site.path("lib"), &["fix"], ""));
+    let house = site.start(&[&app, &lib]).await;
+    let work = |repo: &'static str| house.work(json!({ "lane": "builder", "slug": "fix", "repo": repo, "wait_ms": 45_000 }));
+    let told = problem(&work("app").await, 422, "repository_config_invalid");
+    let detail = told["detail"].as_str().expect("text");
+    for part in [".slugline.toml:2: prepare.comand: unknown key; did you mean command?", ".slugline.toml:4: sync.main: \"sometimes\"", ".slugline.toml:6: todos.dir", "repository app"] {
+        assert!(detail.contains(part), "{part} is not in: {detail}");
+    }
+    assert!(told["faults"].as_array().is_some_and(|faults| faults.len() >= 3), "{told}");
+    assert!(!site.path("data/worktrees").exists());
+    assert_eq!(work("lib").await.status, 200);
+    // What stands in the work tree or on another branch mends nothing; the base does.
+    app.write(".slugline.toml", "");
+    problem(&work("app").await, 422, "repository_config_invalid");
+    app.commit("mend the settings");
+    let mended = work("app").await;
+    assert_eq!(mended.status, 200, "{}", mended.text());
+    // Broken again: a worktree that is there already is no way around.
+    app.write(".slugline.toml", "[prepare\n");
+    app.commit("break the settings");
+    let told = problem(&work("app").await, 422, "repository_config_invalid");
+    assert!(told["detail"].as_str().is_some_and(|detail| detail.contains(".slugline.toml:1: not valid TOML")), "{told}");
+    house.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_base_or_a_whole_repository_that_goes_away_is_said_and_works_again_when_it_is_back() {
+    let site = Site::new();
+    let (app, lib) = (site.app(&["fix"], ""), Repo::with(site.path("lib"), &["fix"], ""));
+    let house = site.start(&[&app, &lib]).await;
+    let work = |repo: &'static str| house.work(json!({ "lane": "builder", "slug": "fix", "repo": repo, "wait_ms": 45_000 }));
+    assert_eq!(work("app").await.status, 200);
+    app.git(&["branch", "--move", "main", "elsewhere"]);
+    let told = problem(&work("app").await, 422, "repository_unusable");
+    assert!(told["detail"].as_str().is_some_and(|detail| detail.contains("refs/heads/main is gone")), "{told}");
+    app.git(&["branch", "--move", "elsewhere", "main"]);
+    assert_eq!(work("app").await.status, 200);
+    std::fs::rename(&app.path, site.path("moved")).expect("moves");
+    let told = problem(&work("app").await, 422, "repository_unusable");
+    assert!(told["detail"].as_str().is_some_and(|detail| detail.contains("app")), "{told}");
+    assert_eq!(work("lib").await.status, 200);
+    std::fs::rename(site.path("moved"), &app.path).expect("moves back");
+    assert_eq!(work("app").await.status, 200);
+    house.stop().await;
+}
+
+/// Runs the program in the site's directory with only these variables and its data under the site; has to end.
+fn slugline(site: &Site, args: &[&str], env: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_slugline"));
+    command.args(args).env_clear().env("HOME", site.path("home")).envs(env.iter().copied());
+    command.current_dir(site.dir.path()).stdin(Stdio::null()).output().expect("runs")
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn wrong_usage_ends_with_64_and_says_every_fault_at_once() {
+    let site = Site::new();
+    write(&site.path("own.toml"), "lisen = \"127.0.0.1:0\"\n[lease]\nduration_ms = \"long\"\n[[repositories]]\nname = \"../x\"\npath = \"x\"\n");
+    let cases: [(&[&str], &[(&str, &str)], &[&str]); 9] = [
+        (&["serve", "--lissen", "127.0.0.1:0"], &[], &["--lissen", "--listen"]),
+        (&[], &[], &["Usage", "serve"]),
+        (&["sreve"], &[], &["sreve", "serve"]),
+        (&["serve", "--listen", "0.0.0.0:0"], &[], &["listen: 0.0.0.0:0 is not on loopback"]),
+        (&["serve", "--listen", "192.0.2.1:80"], &[], &["not on loopback"]),
+        (&["serve", "--listen", "nowhere"], &[], &["listen: \"nowhere\" is not an address such as 127.0.0.1:7584"]),
+        (&["serve", "--config", "none.toml"], &[], &["none.toml: "]),
+        (&["serve"], &[("SLUGLINE_LISTENN", "x"), ("SLUGLINE_LEASE_DURATION_MS", "-1"), ("SLUGLINE_LOG_LEVEL", "=loud=")], &["SLUGLINE_LISTENN: unknown variable", "lease.duration_ms", "log.level"]),
+        (
+            &["serve", "--config", "own.toml", "--listen", "0.0.0.0:0"],
+            &[("SLUGLINE_AUTH_MODE", "maybe")],
+            &["own.toml:1: lisen: unknown key; did you mean listen?", "own.toml:3: lease.duration_ms", "own.toml:5: repositories[0].name", "auth.mode: \"maybe\" is not one of token, none", "not on loopback"],
+        ),
+    ];
+    for (args, env, says) in cases {
+        let output = slugline(&site, args, env);
+        let text = said(&output);
+        assert_eq!(output.status.code(), Some(64), "{args:?}: {text}");
+        for part in says {
+            assert!(text.contains(part), "{args:?}: {part} is not in: {text}");
+        }
+        assert!(output.stdout.is_empty(), "{args:?}");
+    }
+    assert!(!site.path("home").exists(), "something was made before the faults were found");
+}
+
+#[test]
+fn help_and_version_end_well() {
+    let site = Site::new();
+    for (args, says) in [(&["--help"][..], "slugline serve --repo"), (&["serve", "--help"], "--data-dir"), (&["demo", "--help"], "--once"), (&["help", "serve"], "--listen"), (&["--version"], env!("CARGO_PKG_VERSION"))] {
+        let output = slugline(&site, args, &[]);
+        assert_eq!(output.status.code(), Some(0), "{args:?}: {}", said(&output));
+        assert!(String::from_utf8_lossy(&output.stdout).contains(says), "{args:?}");
+    }
+    assert!(!site.path("home").exists());
+}
+
+#[test]
+fn a_damaged_ledger_a_foreign_file_and_a_short_token_end_the_start_and_stay_as_they_are() {
+    let garbage = "this is no database, but it may be somebody's only copy of something\n".repeat(200);
+    let text_data = "a valid database of somebody else";
+    for (file, content, says) in [("ledger.db", garbage.as_str(), "ledger"), ("token", "short", "too short; remove the file")] {
+        let site = Site::new();
+        let at = site.path("data").join(file);
+        write(&at, content);
+        let output = slugline(&site, &["serve", "--listen", "127.0.0.1:0", "--data-dir", "data"], &[]);
+        let text = said(&output);
+        assert_eq!(output.status.code(), Some(1), "{file}: {text}");
+        assert!(text.contains(says) && !text.contains("panicked"), "{file}: {text}");
+        assert_eq!(std::fs::read_to_string(&at).expect("is there"), content, "{file} was changed");
+        assert!(!site.path("data/address").exists(), "{file}: an address was written");
+    }
+    // A database, but not ours.
+    let site = Site::new();
+    let at = site.path("data/ledger.db");
+    std::fs::create_dir_all(site.path("data")).expect("makes");
+    let foreign = rusqlite::Connection::open(&at).expect("opens");
+    foreign.execute_batch(&format!("create table notes (text); insert into notes values ('{text_data}');")).expect("writes");
+    drop(foreign);
+    let before = std::fs::read(&at).expect("is there");
+    let output = slugline(&site, &["serve", "--listen", "127.0.0.1:0", "--data-dir", "data"], &[]);
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert!(said(&output).contains("ledger"), "{}", said(&output));
+    assert!(std::fs::read(&at).expect("is there") == before, "a database of somebody else was changed");
+}
+
+#[test]
+fn a_taken_address_and_an_unwritable_place_are_said() {
+    let site = Site::new();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
+    let address = taken.local_addr().expect("address").to_string();
+    let output = slugline(&site, &["serve", "--listen", &address, "--data-dir", "data"], &[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said(&output).contains(&format!("cannot listen on {address}")) && said(&output).contains("--listen"), "{}", said(&output));
+    write(&site.path("file"), "");
+    let output = slugline(&site, &["serve", "--listen", "127.0.0.1:0", "--data-dir", "file/data"], &[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said(&output).contains("data directory"), "{}", said(&output));
+}
