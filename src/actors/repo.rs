@@ -144,12 +144,13 @@ fn unusable(name: &RepoName, error: &OpenError) -> Problem {
 
 fn read_base(git: &Repository, oid: Oid) -> Result<Base, Problem> {
     let fault = |error: &dyn std::fmt::Display| {
-        Problem::new(ProblemCode::RepositoryUnusable, format!("base commit {oid} cannot be read: {error}"))
+        Problem::new(ProblemCode::RepositoryUnusable, format!("repository {}: base commit {oid} cannot be read: {error}", git.name()))
     };
     let config = match git.config_text(&oid).map_err(|error| fault(&error))? {
         Some(text) => repo_config::parse(&text).map_err(|faults| {
             let lines: Vec<String> = faults.iter().map(ToString::to_string).collect();
-            Problem::new(ProblemCode::RepositoryConfigInvalid, lines.join("; ")).with("faults", lines)
+            let detail = format!("repository {}, base commit {oid}: {}", git.name(), lines.join("; "));
+            Problem::new(ProblemCode::RepositoryConfigInvalid, detail).with("faults", lines)
         })?,
         None => RepoConfig::default(),
     };

@@ -15,9 +15,6 @@ pub mod server;
 mod todos;
 mod work;
 
-#[cfg(test)]
-mod tests;
-
 use warp::Filter;
 use warp::filters::BoxedFilter;
 use warp::reply::Response;

@@ -95,6 +95,10 @@ pub(super) fn from_status(status: StatusCode, method: &str, path: &str) -> Probl
 
 /// A body that should have been a request.
 pub(super) fn parse<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    // serde would read a list as the fields in their order.
+    if body.trim_ascii_start().first() == Some(&b'[') {
+        return Err(Problem::new(ProblemCode::InvalidRequest, "the body is not such a request: it is a list, expected an object"));
+    }
     serde_json::from_slice(body).map_err(|error| {
         let text = error.to_string();
         let code = if text.contains(" is not valid: ") { ProblemCode::InvalidName } else { ProblemCode::InvalidRequest };

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
@@ -25,7 +25,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tower_service::Service as _;
-use warp::http::{HeaderName, HeaderValue, Method, Request, header};
+use warp::http::{HeaderName, HeaderValue, Method, Request, StatusCode, header};
 use warp::reply::Response;
 
 use super::guard::{Access, Peer};
@@ -240,13 +240,18 @@ async fn admit(shared: &Shared, peer: Peer, request: Request<Incoming>) -> Resul
         return Err(Problem::new(ProblemCode::UriTooLong, format!("request targets have at most {TARGET_BYTES_MAX} bytes")));
     }
     shared.access.check(peer, shared.port, &head.method, head.uri.path(), &head.headers)?;
+    let too_large = || {
+        metric::rejected(RejectReason::BodySize);
+        Problem::new(ProblemCode::BodyTooLarge, format!("bodies have at most {} bytes", shared.limits.body_bytes))
+    };
+    // A length that is said to be too large is refused as said: the caller need not send it, nor anybody wait for it.
+    if usize::try_from(body.size_hint().lower()).map_or(true, |said| said > shared.limits.body_bytes) {
+        return Err(too_large());
+    }
     let read = tokio::time::timeout(shared.limits.body, Limited::new(body, shared.limits.body_bytes).collect()).await;
     let body = match read {
         Ok(Ok(body)) => body.to_bytes(),
-        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
-            metric::rejected(RejectReason::BodySize);
-            return Err(Problem::new(ProblemCode::BodyTooLarge, format!("bodies have at most {} bytes", shared.limits.body_bytes)));
-        }
+        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => return Err(too_large()),
         Ok(Err(error)) => return Err(Problem::new(ProblemCode::InvalidRequest, format!("the body broke off: {error}"))),
         Err(_) => return Err(Problem::new(ProblemCode::RequestTimeout, format!("the body did not arrive within {} s", shared.limits.body.as_secs()))),
     };
@@ -257,6 +262,10 @@ async fn admit(shared: &Shared, peer: Peer, request: Request<Incoming>) -> Resul
 
 /// Asks warp, and turns whatever is no answer of ours into a problem.
 async fn route(shared: &Shared, request: Request<Full<Bytes>>, method: &Method, path: &str) -> Response {
+    // warp takes `/todos/` for `/todos`; the table knows one spelling, and so do metrics and the open routes.
+    if template(path).is_none() {
+        return render(&from_status(StatusCode::NOT_FOUND, method.as_str(), path));
+    }
     let asked = AssertUnwindSafe(async { warp::service(shared.routes.clone()).call(request).await }).catch_unwind();
     let response = match tokio::time::timeout(shared.limits.answer, asked).await {
         Ok(Ok(Ok(response))) => response,
@@ -266,8 +275,9 @@ async fn route(shared: &Shared, request: Request<Full<Bytes>>, method: &Method, 
     };
     let is_problem = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/problem+json");
     let is_error = response.status().is_client_error() || response.status().is_server_error();
-    let is_probe = path == "/readyz" || path == "/healthz";
-    if is_error && !is_problem && !is_probe { render(&from_status(response.status(), method.as_str(), path)) } else { response }
+    // What is not ready says so in its own words when it is asked to.
+    let is_verdict = response.status() == StatusCode::SERVICE_UNAVAILABLE && (path == "/readyz" || path == "/healthz");
+    if is_error && !is_problem && !is_verdict { render(&from_status(response.status(), method.as_str(), path)) } else { response }
 }
 
 /// `00-<32 hex>-<16 hex>-<2 hex>`, ids not all zero (W3C Trace Context).

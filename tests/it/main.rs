@@ -1,5 +1,7 @@
 //! Scenarios on the whole daemon: real repositories, real commands, the real ledger, HTTP on loopback.
 
+mod bad_input;
 mod crash;
 mod harness;
+mod http;
 mod prepare;
