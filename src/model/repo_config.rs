@@ -140,7 +140,7 @@ pub fn parse(text: &str) -> Result<RepoConfig, Vec<Fault>> {
     let reuse_passed_gates = verdicts.flag("reuse_passed").unwrap_or(true);
     verdicts.finish();
     let mut todos = top.section("todos");
-    let todos_dir = todos.parsed("dir", |text| inside(text).map(|()| text.trim_end_matches('/').to_owned())).unwrap_or(defaults.todos_dir);
+    let todos_dir = todos.parsed("dir", |text| plain_dir(text).map(|()| text.trim_end_matches('/').to_owned())).unwrap_or(defaults.todos_dir);
     let review = todos.word("review", &[("none", ReviewMode::None), ("required", ReviewMode::Required)]).unwrap_or(ReviewMode::None);
     todos.finish();
     top.finish();
@@ -190,9 +190,20 @@ fn command(text: &str) -> Result<String, &'static str> {
 }
 
 /// A path that stays inside the worktree and out of git's own directory.
+///
+/// Parts are compared without case, since some disks are so, and braces of a glob are taken apart, since `{.git,a}/x`
+/// is two paths.
 fn inside(text: &str) -> Result<(), String> {
-    let bad = text.is_empty() || text.starts_with('/') || text.contains(['\0', '\\', '\n']) || text.split('/').any(|part| matches!(part, ".." | "." | ".git"));
+    let forbidden = |part: &str| matches!(part.to_ascii_lowercase().as_str(), ".." | "." | ".git" | "~");
+    let parts = text.trim_end_matches('/').split(['/', '{', '}', ',']);
+    let bad = text.is_empty() || text.starts_with('/') || text.contains("//") || text.contains(['\0', '\\', '\n']) || parts.into_iter().any(forbidden);
     if bad { Err(format!("{text:?} is not a path inside the worktree")) } else { Ok(()) }
+}
+
+/// A directory that is one, and no pattern.
+fn plain_dir(text: &str) -> Result<(), String> {
+    inside(text)?;
+    if text.contains(['*', '?', '[', '{']) { Err(format!("{text:?} is a pattern, expected one directory")) } else { Ok(()) }
 }
 
 fn pattern(text: &str) -> Result<(), String> {
@@ -222,6 +233,17 @@ mod tests {
             assert!(faults.iter().any(|fault| fault.contains(part)), "{part}: {faults:?}");
         }
         assert!(faults.len() >= 7, "{faults:?}");
+    }
+
+    #[test]
+    fn no_path_leads_out_of_the_worktree_or_into_git() {
+        for bad in ["", "/etc", "../x", "a/../b", ".git/config", ".GIT/config", "a/.Git", "{.git,a}/x", "{..,a}/x", "~/x", "a//b", "a\\b"] {
+            assert!(inside(bad).is_err(), "{bad}");
+        }
+        for good in ["a", "a/b.lock", ".venv/", "**/*.toml", "{a,b}/x", ".gitignore", "a..b"] {
+            assert!(pattern(good).is_ok(), "{good}");
+        }
+        assert!(plain_dir("t*").is_err() && plain_dir("work/todos").is_ok());
     }
 
     #[test]

@@ -483,7 +483,7 @@ async fn a_shutdown_answers_who_waits_and_closes_who_idles() {
     assert!(!call.is_finished(), "the call did not wait for its run");
     write(&site.path("go"), "");
     let reply = call.await.expect("no panic").expect("is answered");
-    assert_eq!((reply.status, phase(&reply.json(), "prepare")), (200, "run/never_prepared".into()), "{}", reply.text());
+    assert_eq!((reply.status, phase(&reply.json(), "prepare")), (200, "run/worktree_created".into()), "{}", reply.text());
     assert_eq!(stopping.await.expect("no panic"), End::Asked);
     assert!(!site.path("data/address").exists(), "the address of a daemon that is gone stays behind");
 }

@@ -2,6 +2,10 @@
 
 mod bad_input;
 mod crash;
+mod flight;
+mod gates;
 mod harness;
 mod http;
+mod operations;
 mod prepare;
+mod supervision;
