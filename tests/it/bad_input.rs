@@ -108,12 +108,17 @@ async fn what_is_not_known_is_404_and_names_what_is() {
     house.stop().await;
 }
 
+/// What makes a repository usable.
+type Mend = Box<dyn Fn(&Path)>;
+/// Arguments, environment, and what stderr has to say.
+type Usage<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a [&'a str]);
+
 /// A repository that cannot be served, registered beside a good one: how it is registered, what its problem has to
 /// say besides its path, and what mends it.
 struct Unusable {
     base: Option<&'static str>,
     says: &'static str,
-    mend: Option<Box<dyn Fn(&Path)>>,
+    mend: Option<Mend>,
 }
 
 /// Serves `bad`, made by the caller at the site's `bad`, beside a good repository, and checks all that has to hold.
@@ -289,7 +294,7 @@ fn said(output: &Output) -> String {
 fn wrong_usage_ends_with_64_and_says_every_fault_at_once() {
     let site = Site::new();
     write(&site.path("own.toml"), "lisen = \"127.0.0.1:0\"\n[lease]\nduration_ms = \"long\"\n[[repositories]]\nname = \"../x\"\npath = \"x\"\n");
-    let cases: [(&[&str], &[(&str, &str)], &[&str]); 9] = [
+    let cases: [Usage<'_>; 9] = [
         (&["serve", "--lissen", "127.0.0.1:0"], &[], &["--lissen", "--listen"]),
         (&[], &[], &["Usage", "serve"]),
         (&["sreve"], &[], &["sreve", "serve"]),

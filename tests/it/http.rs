@@ -13,6 +13,7 @@ use slugline::cli::client::{Client, Reply};
 use slugline::http::ROUTES;
 use slugline::http::guard::Access;
 use slugline::http::server::{Limits, Server};
+use slugline::model::problem::ProblemCode;
 use slugline::process::Runner;
 use slugline::runtime::{Daemon, Doors, End};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -284,15 +285,21 @@ async fn a_draining_daemon_is_not_ready_and_takes_no_work() {
     assert!(!site.worktree("fix").exists());
 }
 
-/// A server without a daemon behind it, with short limits; `GET /livez` never answers, everything else is 404.
+/// A server without a daemon behind it; `GET /livez` never answers, `POST /todos/work` says what it was sent.
 async fn short_limits(limits: Limits) -> (SocketAddr, oneshot::Sender<()>, JoinHandle<()>) {
+    bare_server(limits, SHORT).await
+}
+
+async fn bare_server(limits: Limits, grace: Duration) -> (SocketAddr, oneshot::Sender<()>, JoinHandle<()>) {
+    // A counter that is used before there is a recorder counts for nobody in this process.
+    slugline::metrics::install();
     let slow = warp::path!("livez").and(warp::get()).then(std::future::pending::<warp::reply::Response>).boxed();
     let echo = warp::path!("todos" / "work").and(warp::body::bytes()).map(|body: Bytes| warp::reply::Response::new(body.into())).boxed();
     let routes = slow.or(echo).unify().boxed();
     let server = Server::bind_with("127.0.0.1:0".parse().expect("address"), None, routes, Access::new(None), limits).await.expect("binds");
     let address = server.address();
     let (stop, stopped) = oneshot::channel::<()>();
-    let serving = tokio::spawn(server.serve(async { drop(stopped.await) }, SHORT));
+    let serving = tokio::spawn(server.serve(async { drop(stopped.await) }, grace));
     (address, stop, serving)
 }
 
@@ -301,6 +308,11 @@ const SHORT: Duration = Duration::from_millis(300);
 
 fn short() -> Limits {
     Limits { head: SHORT, body: SHORT, answer: SHORT, ..Limits::default() }
+}
+
+/// Limits that end nothing within a test.
+fn endless() -> Limits {
+    Limits { head: 10 * PATIENCE, body: 10 * PATIENCE, answer: 10 * PATIENCE, ..Limits::default() }
 }
 
 fn post(address: SocketAddr, more: &str) -> String {
@@ -318,8 +330,7 @@ async fn who_sends_no_whole_head_is_cut_off() {
     }
     // One that is kept open is closed as well once it idles.
     let mut stream = TcpStream::connect(address).await.expect("connects");
-    stream.write_all(post(address, "Content-Length: 2\r\n").as_bytes()).await.expect("sends");
-    stream.write_all(b"{}").await.expect("sends");
+    stream.write_all(format!("{}{{}}", post(address, "Content-Length: 2\r\n")).as_bytes()).await.expect("sends");
     assert!(rest(&mut stream).await.starts_with("HTTP/1.1 200 "));
     drop(stop);
     serving.await.expect("ends");
@@ -490,7 +501,7 @@ async fn a_shutdown_answers_who_waits_and_closes_who_idles() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn half_a_request_holds_a_shutdown_up_no_longer_than_the_grace() {
-    let (address, stop, serving) = short_limits(Limits::default()).await;
+    let (address, stop, serving) = short_limits(endless()).await;
     let mut half_head = TcpStream::connect(address).await.expect("connects");
     half_head.write_all(b"POST /todos/work HT").await.expect("sends");
     let mut half_body = TcpStream::connect(address).await.expect("connects");
@@ -501,8 +512,8 @@ async fn half_a_request_holds_a_shutdown_up_no_longer_than_the_grace() {
     let answer = exchange(address, format!("{}{{}}", post(address, "Connection: close\r\nContent-Length: 2\r\n")).as_bytes()).await;
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     drop(stop);
-    // The limits are ten seconds and a minute, the grace is SHORT: only the grace can end this before the patience.
-    serving.await.expect("ends");
+    // The limits are beyond the patience: only the grace can end this.
+    tokio::time::timeout(PATIENCE, serving).await.expect("the grace cuts them").expect("ends");
     for stream in [&mut half_head, &mut half_body, &mut never] {
         assert_eq!(rest(stream).await, "");
     }
@@ -525,4 +536,27 @@ async fn a_valid_traceparent_reaches_the_prepare_command_and_no_other_text_does(
     wanted.resize(1 + invalid.len(), "<none>".to_owned());
     assert_eq!(seen.lines().collect::<Vec<_>>(), wanted);
     house.stop().await;
+}
+
+#[test]
+fn the_page_about_the_interface_lists_every_problem_code() {
+    let page = include_str!("../../docs/api.md");
+    let rows: Vec<&str> = page.lines().filter(|line| line.starts_with("| `")).collect();
+    assert_eq!(rows.len(), ProblemCode::ALL.len());
+    for code in ProblemCode::ALL {
+        let row = format!("| `{}` | {} | {} |", code.as_str(), code.status(), if code.retryable() { "yes" } else { "no" });
+        assert!(rows.iter().any(|line| line.starts_with(&row)), "{row} is missing or different in docs/api.md");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_idles_does_not_hold_a_shutdown_up() {
+    let (address, stop, serving) = bare_server(endless(), 10 * PATIENCE).await;
+    let mut idle = TcpStream::connect(address).await.expect("connects");
+    idle.write_all(format!("{}{{}}", post(address, "Content-Length: 2\r\n")).as_bytes()).await.expect("sends");
+    idle.read_exact(&mut [0; 9]).await.expect("is answered");
+    drop(stop);
+    // Neither a limit nor the grace ends within the patience: it is closed because it idles.
+    tokio::time::timeout(PATIENCE, serving).await.expect("the idle connection is closed").expect("ends");
+    assert!(rest(&mut idle).await.ends_with("{}"));
 }
