@@ -230,9 +230,16 @@ impl Plan {
         self.phases[phase as usize]
     }
 
-    /// The first thing to do that this run has not done yet, in [`Phase::RUN_ORDER`].
+    /// The first thing to do that this run has not done yet, in [`Phase::RUN_ORDER`]. Who may not have the todo, and
+    /// whose place is taken, is told before anything is begun, even a claim.
     #[must_use]
     pub fn next(&self, ran: PhaseSet) -> Step {
+        for phase in [Phase::Dispatch, Phase::Worktree] {
+            let PhaseDecision { decision, reason, .. } = self.of(phase);
+            if decision == Decision::Fail {
+                return Step::Fail(phase, reason);
+            }
+        }
         for phase in Phase::RUN_ORDER {
             let PhaseDecision { decision, reason, .. } = self.of(phase);
             match decision {
@@ -466,9 +473,11 @@ mod tests {
         for mut probe in every_probe() {
             probe.claim = ClaimState::Others;
             assert_eq!(plan(&probe, Wish { refresh: true, ..Wish::default() }).next(PhaseSet::default()), Step::Fail(Phase::Dispatch, Reason::Held));
-            probe.claim = ClaimState::Mine;
             probe.worktree = WorktreeState::Foreign;
-            assert_eq!(plan(&probe, Wish { refresh: true, ..Wish::default() }).next(PhaseSet::default()), Step::Fail(Phase::Worktree, Reason::Present));
+            for claim in [ClaimState::Mine, ClaimState::Free] {
+                probe.claim = claim;
+                assert_eq!(plan(&probe, Wish { refresh: true, ..Wish::default() }).next(PhaseSet::default()), Step::Fail(Phase::Worktree, Reason::Present));
+            }
         }
     }
 

@@ -161,10 +161,15 @@ impl Site {
 
     /// A daemon in a process of its own, to be killed.
     pub async fn spawn(&self, repos: &[&Repo]) -> Spawned {
+        self.spawn_with(repos, &[]).await
+    }
+
+    /// The same with variables in its environment.
+    pub async fn spawn_with(&self, repos: &[&Repo], vars: &[(&str, PathBuf)]) -> Spawned {
         let data = self.path("data");
         let _ = std::fs::remove_file(data.join("address"));
         let mut command = Command::new(env!("CARGO_BIN_EXE_slugline"));
-        command.arg("serve").arg("--listen").arg("127.0.0.1:0").arg("--data-dir").arg(&data).env("SLUGLINE_LOG_LEVEL", "warn");
+        command.arg("serve").arg("--listen").arg("127.0.0.1:0").arg("--data-dir").arg(&data).env("SLUGLINE_LOG_LEVEL", "warn").envs(vars.iter().map(|(name, value)| (*name, value)));
         for repo in repos {
             command.arg("--repo").arg(&repo.path);
         }

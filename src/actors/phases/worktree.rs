@@ -99,14 +99,15 @@ async fn turned_out_whole(run: &Run) -> Result<bool, PhaseFault> {
     .await
 }
 
-/// A worktrees directory that vanished whole is a disk that is not mounted, not a hundred worktrees to make again.
+/// A directory of worktrees that vanished whole is a disk that is not mounted, not a hundred worktrees to make again.
 async fn refuse_lost_disk(run: &Run, path: &std::path::Path) -> Result<(), PhaseFault> {
     let known = run.memory.record().worktree.is_some_and(|mark| mark.state == MarkState::Done);
-    let root = run.args.context.settings.worktrees_dir.clone();
-    if !known || blocking(move || root.is_dir()).await? {
+    let all = run.args.repo.worktrees.clone();
+    if !known || blocking(move || all.is_dir()).await? {
         return Ok(());
     }
-    let detail = format!("{} is gone with everything under it; mount it again, or make the directory if it was removed on purpose", run.args.context.settings.worktrees_dir.display());
+    let all = run.args.repo.worktrees.display();
+    let detail = format!("{all} is gone with everything under it; mount it again, or make the directory if it was removed on purpose");
     Err(Problem::new(ProblemCode::WorktreeForeign, detail).with("path", path.display().to_string()).into())
 }
 
