@@ -173,19 +173,32 @@ const ENVIRONMENT: [(&str, &str); 15] = [
 ];
 
 /// Variables with our prefix that are not settings: where the file is, and what commands of a run are given.
-const NOT_SETTINGS: [&str; 6] = ["SLUGLINE_CONFIG", "SLUGLINE_RUN", "SLUGLINE_RUN_POLICY", "SLUGLINE_REPO", "SLUGLINE_SLUG", "SLUGLINE_OPERATION"];
+const NOT_SETTINGS: [&str; 6] =
+    ["SLUGLINE_CONFIG", "SLUGLINE_RUN", "SLUGLINE_RUN_POLICY", "SLUGLINE_REPO", "SLUGLINE_SLUG", "SLUGLINE_OPERATION"];
 
 impl Config {
     /// Brings file, environment and flags together. `file` is the configuration file's path and text; relative paths
     /// in it are seen from its directory. All faults come back at once.
-    pub fn load(flags: &Flags, env: &BTreeMap<String, String>, file: Option<(&Path, &str)>) -> Result<Self, Vec<Fault>> {
-        let (source, text) = file.map_or(("defaults".to_owned(), ""), |(path, text)| (path.display().to_string(), text));
+    pub fn load(
+        flags: &Flags,
+        env: &BTreeMap<String, String>,
+        file: Option<(&Path, &str)>,
+    ) -> Result<Self, Vec<Fault>> {
+        let (source, text) =
+            file.map_or(("defaults".to_owned(), ""), |(path, text)| (path.display().to_string(), text));
         let mut top = Section::parse(&source, text);
         let faults = top.fault_list();
-        for (name, value) in env.iter().filter(|(name, _)| name.starts_with("SLUGLINE_") && !NOT_SETTINGS.contains(&name.as_str())) {
+        for (name, value) in
+            env.iter().filter(|(name, _)| name.starts_with("SLUGLINE_") && !NOT_SETTINGS.contains(&name.as_str()))
+        {
             match ENVIRONMENT.iter().find(|(known, _)| known == name) {
                 Some((_, key)) => top.put(name, key, value),
-                None => faults.borrow_mut().push(Fault { source: "environment".to_owned(), line: None, key: name.clone(), message: "unknown variable; `slugline serve --help` lists the settings".to_owned() }),
+                None => faults.borrow_mut().push(Fault {
+                    source: "environment".to_owned(),
+                    line: None,
+                    key: name.clone(),
+                    message: "unknown variable; `slugline serve --help` lists the settings".to_owned(),
+                }),
             }
         }
         for (key, value) in &flags.settings {
@@ -200,7 +213,8 @@ impl Config {
 }
 
 fn read(top: &mut Section, env: &BTreeMap<String, String>, home: &Path, repos: &[PathBuf]) -> Option<Config> {
-    let listen = top.parsed("listen", address).unwrap_or_else(|| LISTEN_DEFAULT.parse().expect("the default address is one"));
+    let listen =
+        top.parsed("listen", address).unwrap_or_else(|| LISTEN_DEFAULT.parse().expect("the default address is one"));
     let path = |text: &str| absolute(home, text);
     let socket = top.parsed("socket", |text| path(text));
     let data_dir = top.parsed("data_dir", |text| path(text)).or_else(|| default_data_dir(env));
@@ -215,14 +229,18 @@ fn read(top: &mut Section, env: &BTreeMap<String, String>, home: &Path, repos: &
     auth.finish();
     let mut number = |section: &'static str, keys: &[(&'static str, std::ops::RangeInclusive<u64>, u64)]| -> Vec<u64> {
         let mut table = top.section(section);
-        let numbers = keys.iter().map(|(key, bounds, default)| table.whole(key, bounds.clone()).unwrap_or(*default)).collect();
+        let numbers =
+            keys.iter().map(|(key, bounds, default)| table.whole(key, bounds.clone()).unwrap_or(*default)).collect();
         table.finish();
         numbers
     };
     let lease = number("lease", &[("duration_ms", 1_000..=7 * DAY_MS, 2_700_000)]);
     let breaker = number("breaker", &[("failures", 1..=1_000, 3), ("window_ms", 1_000..=365 * DAY_MS, DAY_MS)]);
     let watchdog = number("watchdog", &[("lag_threshold_ms", 10..=60_000, 250), ("interval_ms", 10..=60_000, 100)]);
-    let runs = number("runs", &[("max_parallel_commands", 1..=10_000, COMMANDS_DEFAULT), ("git_timeout_ms", 1_000..=DAY_MS, 120_000)]);
+    let runs = number(
+        "runs",
+        &[("max_parallel_commands", 1..=10_000, COMMANDS_DEFAULT), ("git_timeout_ms", 1_000..=DAY_MS, 120_000)],
+    );
     let actors = number("actors", &[("idle_after_ms", 100..=DAY_MS, 300_000)]);
     let http = number("http", &[("drain_ms", 0..=600_000, 10_000)]);
     let mut log = top.section("log");
@@ -248,12 +266,21 @@ fn read(top: &mut Section, env: &BTreeMap<String, String>, home: &Path, repos: &
 }
 
 fn address(text: &str) -> Result<SocketAddr, String> {
-    let address: SocketAddr = text.parse().map_err(|_| format!("{text:?} is not an address such as {LISTEN_DEFAULT}"))?;
-    if address.ip().is_loopback() { Ok(address) } else { Err(format!("{address} is not on loopback; Slugline listens on 127.0.0.1 or [::1] only, put a proxy in front of it")) }
+    let address: SocketAddr =
+        text.parse().map_err(|_| format!("{text:?} is not an address such as {LISTEN_DEFAULT}"))?;
+    if address.ip().is_loopback() {
+        Ok(address)
+    } else {
+        Err(format!(
+            "{address} is not on loopback; Slugline listens on 127.0.0.1 or [::1] only, put a proxy in front of it"
+        ))
+    }
 }
 
 fn level(text: &str) -> Result<String, String> {
-    text.parse::<tracing_subscriber::filter::Targets>().map(|_| text.to_owned()).map_err(|error| format!("{text:?}: {error}"))
+    text.parse::<tracing_subscriber::filter::Targets>()
+        .map(|_| text.to_owned())
+        .map_err(|error| format!("{text:?}: {error}"))
 }
 
 fn absolute(home: &Path, text: &str) -> Result<PathBuf, String> {
@@ -265,7 +292,9 @@ fn absolute(home: &Path, text: &str) -> Result<PathBuf, String> {
 
 fn default_data_dir(env: &BTreeMap<String, String>) -> Option<PathBuf> {
     let at = |name: &str| env.get(name).filter(|path| path.starts_with('/')).map(PathBuf::from);
-    at("XDG_STATE_HOME").or_else(|| at("HOME").map(|home| home.join(".local/state"))).map(|state| state.join("slugline"))
+    at("XDG_STATE_HOME")
+        .or_else(|| at("HOME").map(|home| home.join(".local/state")))
+        .map(|state| state.join("slugline"))
 }
 
 /// In the runtime directory for the default data directory; a daemon with a data directory of its own has its socket
@@ -283,7 +312,9 @@ fn repositories(top: &mut Section, home: &Path, repos: &[PathBuf]) -> Vec<Reposi
         let path = section.parsed("path", |text| absolute(home, text));
         let (base, remote) = (section.text("base"), section.text("remote"));
         match (name, path) {
-            (Some(name), Some(path)) if all.iter().any(|other| other.name == name) => section.fault("name", format!("{name} ({}) is registered twice", path.display())),
+            (Some(name), Some(path)) if all.iter().any(|other| other.name == name) => {
+                section.fault("name", format!("{name} ({}) is registered twice", path.display()))
+            }
             (Some(name), Some(path)) => all.push(RepositoryConfig { name, path, base, remote }),
             _ => section.fault("", "a repository needs a name and a path"),
         }
@@ -292,9 +323,15 @@ fn repositories(top: &mut Section, home: &Path, repos: &[PathBuf]) -> Vec<Reposi
     for path in repos {
         let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
         match name_of(&path) {
-            Some(name) if all.iter().any(|other| other.name == name) => top.fault("repositories", format!("{name} is registered twice; give {} a name of its own in slugline.toml", path.display())),
+            Some(name) if all.iter().any(|other| other.name == name) => top.fault(
+                "repositories",
+                format!("{name} is registered twice; give {} a name of its own in slugline.toml", path.display()),
+            ),
             Some(name) => all.push(RepositoryConfig { name, path, base: None, remote: None }),
-            None => top.fault("repositories", format!("{} has no usable directory name; register it under a name in slugline.toml", path.display())),
+            None => top.fault(
+                "repositories",
+                format!("{} has no usable directory name; register it under a name in slugline.toml", path.display()),
+            ),
         }
     }
     all
@@ -303,7 +340,11 @@ fn repositories(top: &mut Section, home: &Path, repos: &[PathBuf]) -> Vec<Reposi
 /// A repository's directory name, made to follow the rule for names.
 fn name_of(path: &Path) -> Option<RepoName> {
     let name = path.file_name()?.to_string_lossy().to_lowercase();
-    let plain: String = name.chars().map(|c| if c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') { c } else { '-' }).take(64).collect();
+    let plain: String = name
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') { c } else { '-' })
+        .take(64)
+        .collect();
     RepoName::parse(plain.trim_matches(['.', '_', '-'])).ok()
 }
 
@@ -319,21 +360,38 @@ mod tests {
         let flags = Flags { settings, repos: Vec::new() };
         let mut env = env(&[("HOME", "/home/u")]);
         env.extend(extra.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())));
-        Config::load(&flags, &env, Some((Path::new("/etc/slugline.toml"), text))).map_err(|faults| faults.iter().map(ToString::to_string).collect())
+        Config::load(&flags, &env, Some((Path::new("/etc/slugline.toml"), text)))
+            .map_err(|faults| faults.iter().map(ToString::to_string).collect())
     }
 
     #[test]
     fn flags_win_over_environment_over_file_over_defaults() {
         let text = "data_dir = \"/file\"\nlisten = \"127.0.0.1:1\"\n[lease]\nduration_ms = 5000\n";
-        let config = load(text, &[("SLUGLINE_LISTEN", "127.0.0.1:2"), ("SLUGLINE_LEASE_DURATION_MS", "6000")], vec![("listen", "127.0.0.1:3".into())]).expect("fine");
-        assert_eq!((config.listen.port(), config.lease.duration_ms, config.data_dir, config.http.drain_ms), (3, 6000, "/file".into(), 10_000));
+        let config = load(
+            text,
+            &[("SLUGLINE_LISTEN", "127.0.0.1:2"), ("SLUGLINE_LEASE_DURATION_MS", "6000")],
+            vec![("listen", "127.0.0.1:3".into())],
+        )
+        .expect("fine");
+        assert_eq!(
+            (config.listen.port(), config.lease.duration_ms, config.data_dir, config.http.drain_ms),
+            (3, 6000, "/file".into(), 10_000)
+        );
     }
 
     #[test]
     fn every_fault_is_reported_at_once_with_its_place() {
         let text = "listen = \"0.0.0.0:80\"\ncolour = 1\n[lease]\nduration_ms = 1\n[[repositories]]\nname = \"../x\"\n";
-        let faults = load(text, &[("SLUGLINE_LISTENN", "x"), ("SLUGLINE_AUTH_MODE", "maybe")], vec![]).expect_err("faulty");
-        for part in ["not on loopback", "/etc/slugline.toml:2: colour: unknown key", "lease.duration_ms: is 1, expected", "repositories[0].name", "SLUGLINE_LISTENN: unknown variable", "auth.mode: \"maybe\" is not one of token, none"] {
+        let faults =
+            load(text, &[("SLUGLINE_LISTENN", "x"), ("SLUGLINE_AUTH_MODE", "maybe")], vec![]).expect_err("faulty");
+        for part in [
+            "not on loopback",
+            "/etc/slugline.toml:2: colour: unknown key",
+            "lease.duration_ms: is 1, expected",
+            "repositories[0].name",
+            "SLUGLINE_LISTENN: unknown variable",
+            "auth.mode: \"maybe\" is not one of token, none",
+        ] {
             assert!(faults.iter().any(|fault| fault.contains(part)), "{part}: {faults:#?}");
         }
     }
@@ -360,8 +418,10 @@ mod tests {
         let plain = load("", &[], vec![]).expect("fine");
         // The example's keys are commented out where they are optional; read with the comments taken off, it is all of
         // them, and the defaults.
-        let all: String = text.lines().map(|line| line.strip_prefix("#: ").unwrap_or(line)).map(|line| format!("{line}\n")).collect();
-        let example = load(&all.replace("~/.local/state", "/home/u/.local/state"), &[], vec![]).expect("the example parses");
+        let all: String =
+            text.lines().map(|line| line.strip_prefix("#: ").unwrap_or(line)).map(|line| format!("{line}\n")).collect();
+        let example =
+            load(&all.replace("~/.local/state", "/home/u/.local/state"), &[], vec![]).expect("the example parses");
         assert_eq!(example.repositories.len(), 1);
         assert_eq!(Config { repositories: Vec::new(), ..example }, plain);
         for (_, key) in ENVIRONMENT {

@@ -105,9 +105,11 @@ impl Daemon {
             faults: doors.faults,
             run_mark,
         };
-        let (handle, melted) = actors::start(args, ledger_path).await.map_err(|error| anyhow!("starting the actors: {error}"))?;
+        let (handle, melted) =
+            actors::start(args, ledger_path).await.map_err(|error| anyhow!("starting the actors: {error}"))?;
         let access = Access::new(token.as_deref());
-        let server = Server::bind(config.listen, config.socket.as_deref(), http::routes(handle.clone()), access).await?;
+        let server =
+            Server::bind(config.listen, config.socket.as_deref(), http::routes(handle.clone()), access).await?;
         let address = server.address();
         let address_file = data_dir.join("address");
         write_whole(&address_file, &format!("{address}\n"))?;
@@ -145,7 +147,10 @@ async fn open_store(path: &Path, clock: &Clock) -> anyhow::Result<Store> {
     let store = tokio::task::spawn_blocking(move || Store::open(&file)).await??;
     let interrupted = store.interrupt_open_operations(clock.now()).await?;
     if !interrupted.is_empty() {
-        tracing::warn!(count = interrupted.len(), "operations of the last daemon were interrupted; the next work calls do what is missing");
+        tracing::warn!(
+            count = interrupted.len(),
+            "operations of the last daemon were interrupted; the next work calls do what is missing"
+        );
     }
     Ok(store)
 }
@@ -155,7 +160,11 @@ async fn sweep_leftovers(run_mark: &str) -> anyhow::Result<()> {
     let prefix = format!("{run_mark}-");
     let swept = tokio::task::spawn_blocking(move || process::sweep(&prefix, SWEEP_GRACE)).await?;
     if swept.killed > 0 || swept.survivors > 0 {
-        tracing::warn!(killed = swept.killed, survivors = swept.survivors, "processes an earlier daemon left behind were ended");
+        tracing::warn!(
+            killed = swept.killed,
+            survivors = swept.survivors,
+            "processes an earlier daemon left behind were ended"
+        );
     }
     Ok(())
 }
@@ -198,7 +207,8 @@ fn read_or_make_token(path: &Path) -> anyhow::Result<String> {
         Err(error) => return Err(error).with_context(|| format!("reading the token {}", path.display())),
     }
     let mut random = [0_u8; TOKEN_BYTES];
-    let got = rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty()).context("the system gives no random numbers")?;
+    let got = rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
+        .context("the system gives no random numbers")?;
     anyhow::ensure!(got == TOKEN_BYTES, "the system gave too few random numbers");
     let token = inputs::hex(&random);
     write_whole(path, &format!("{token}\n"))?;
@@ -258,9 +268,15 @@ pub fn demo(args: &Demo) -> ExitCode {
         let dir = tempfile::Builder::new().prefix("slugline-demo-").tempdir()?;
         let at = dir.path().to_owned();
         let sample = tokio::task::spawn_blocking(move || demo::make_sample(&at)).await??;
-        let settings = vec![("listen", "127.0.0.1:0".to_owned()), ("data_dir", dir.path().join("data").display().to_string())];
-        let config = Config::load(&Flags { settings, repos: vec![sample.path.clone()] }, &std::collections::BTreeMap::new(), None);
-        let config = config.map_err(|faults| anyhow!("{}", faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))?;
+        let settings =
+            vec![("listen", "127.0.0.1:0".to_owned()), ("data_dir", dir.path().join("data").display().to_string())];
+        let config = Config::load(
+            &Flags { settings, repos: vec![sample.path.clone()] },
+            &std::collections::BTreeMap::new(),
+            None,
+        );
+        let config = config
+            .map_err(|faults| anyhow!("{}", faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))?;
         let daemon = Daemon::build(&config, Doors::real()).await?;
         let (address, token_path) = (daemon.address, daemon.token_path.clone().context("the demo has a token")?);
         let client = Client::tcp(address, Some(read_or_make_token(&token_path)?));
@@ -282,7 +298,12 @@ pub fn demo(args: &Demo) -> ExitCode {
 fn announce(daemon: &Daemon, config: &Config) {
     let token = daemon.token_path.as_ref().map_or_else(|| "none".to_owned(), |path| path.display().to_string());
     let repositories: Vec<&str> = config.repositories.iter().map(|repository| repository.name.as_str()).collect();
-    eprintln!("slugline {} serves http://{}  token: {token}  repositories: {}", env!("CARGO_PKG_VERSION"), daemon.address, repositories.join(", "));
+    eprintln!(
+        "slugline {} serves http://{}  token: {token}  repositories: {}",
+        env!("CARGO_PKG_VERSION"),
+        daemon.address,
+        repositories.join(", ")
+    );
     if let Some(socket) = &config.socket {
         eprintln!("unix socket: {}", socket.display());
     }
@@ -299,7 +320,8 @@ fn announce(daemon: &Daemon, config: &Config) {
 
 /// Runs to the end on a runtime of its own.
 fn run(work: impl Future<Output = anyhow::Result<End>>) -> anyhow::Result<End> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("the runtime cannot be started")?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("the runtime cannot be started")?;
     let end = runtime.block_on(work);
     runtime.shutdown_timeout(Duration::from_secs(1));
     end

@@ -19,7 +19,11 @@ pub struct Guard(#[expect(dead_code, reason = "held for its drop")] WorkerGuard)
 /// Starts logging. `None` when the process logs already.
 #[must_use]
 pub fn init(config: &Log) -> Option<Guard> {
-    let (writer, guard) = NonBlockingBuilder::default().buffered_lines_limit(LINES_MAX).lossy(true).thread_name("log").finish(std::io::stderr());
+    let (writer, guard) = NonBlockingBuilder::default()
+        .buffered_lines_limit(LINES_MAX)
+        .lossy(true)
+        .thread_name("log")
+        .finish(std::io::stderr());
     let filter: Targets = config.level.parse().unwrap_or_else(|_| Targets::new().with_default(tracing::Level::INFO));
     let layer = tracing_subscriber::fmt::layer().with_writer(writer).with_target(false);
     let registry = tracing_subscriber::registry().with(filter);
@@ -35,7 +39,11 @@ pub fn init(config: &Log) -> Option<Guard> {
 /// One line per panic, without a backtrace: resolving one can hold a worker for a tenth of a second.
 fn log_panic(info: &PanicHookInfo<'_>) {
     let payload = info.payload();
-    let text = payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
+    let text = payload
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message");
     let place = info.location().map_or_else(String::new, ToString::to_string);
     let thread = std::thread::current().name().unwrap_or("unnamed").to_owned();
     tracing::error!(panic.message = text, panic.place = place, thread, "thread panicked");

@@ -52,7 +52,10 @@ impl Bench {
         within("the run ends", self.runner.run(spec, &CancellationToken::new())).await.unwrap()
     }
     /// Starts the run and returns when the command has written `up`.
-    async fn launch(&self, spec: CommandSpec) -> (tokio::task::JoinHandle<Result<Exit, ProcessError>>, CancellationToken) {
+    async fn launch(
+        &self,
+        spec: CommandSpec,
+    ) -> (tokio::task::JoinHandle<Result<Exit, ProcessError>>, CancellationToken) {
         let (runner, cancel) = (self.runner.clone(), CancellationToken::new());
         let token = cancel.clone();
         let task = tokio::spawn(async move { runner.run(spec, &token).await });
@@ -249,7 +252,8 @@ async fn twenty_megabytes_without_a_newline_give_a_short_tail() {
 #[tokio::test(flavor = "multi_thread")]
 async fn noise_and_escapes_give_a_safe_tail() {
     let bench = Bench::new();
-    let exit = bench.run(bench.spec("head -c 3000000 /dev/urandom; printf '\\033[31mred\\033[0m \\033]0;t\\007end'")).await;
+    let exit =
+        bench.run(bench.spec("head -c 3000000 /dev/urandom; printf '\\033[31mred\\033[0m \\033]0;t\\007end'")).await;
     assert!(exit.tail.ends_with("red end") && exit.tail.len() <= 8 * 1024);
     assert!(exit.tail.chars().all(|c| matches!(c, '\n' | '\t') || !c.is_control()));
 }
@@ -362,7 +366,8 @@ async fn leftovers_about_to_end_are_let_to_end() {
 #[tokio::test(flavor = "multi_thread")]
 async fn dropping_the_run_ends_it() {
     let bench = Bench::new();
-    let (run, _cancel) = bench.launch(bench.spec("trap '' TERM; setsid sleep 600 & : > up; sleep 600; sleep 600")).await;
+    let (run, _cancel) =
+        bench.launch(bench.spec("trap '' TERM; setsid sleep 600 & : > up; sleep 600; sleep 600")).await;
     run.abort();
     bench.nothing_is_left().await;
 }
@@ -372,7 +377,8 @@ async fn strangers_are_never_killed() {
     let bench = Bench::new();
     let mut plain = Command::new("sleep").arg("600").spawn().unwrap();
     let mut other = Command::new("sleep").arg("600").env(MARK_VARIABLE, "somebody/else").spawn().unwrap();
-    let mut spec = bench.spec("trap '' TERM; setsid sleep 600 & i=0; while [ $((i+=1)) -lt 2000 ]; do (sleep 60 &) ; done; sleep 600");
+    let mut spec = bench
+        .spec("trap '' TERM; setsid sleep 600 & i=0; while [ $((i+=1)) -lt 2000 ]; do (sleep 60 &) ; done; sleep 600");
     spec.deadline = Duration::from_millis(300);
     bench.run(spec).await;
     let swept = tokio::task::spawn_blocking(|| sweep("bench-that-never-ran", GRACE)).await.unwrap();

@@ -21,7 +21,14 @@ const DOORS: [(&str, &[&str]); 12] = [
 ];
 
 /// Crates whose types stay in one room.
-const STAY_INSIDE: [(&str, &str); 6] = [("git2::", "git"), ("rusqlite::", "store"), ("warp::", "http"), ("clap::", "cli"), ("metrics_exporter_prometheus::", "metrics"), ("ractor::", "actors")];
+const STAY_INSIDE: [(&str, &str); 6] = [
+    ("git2::", "git"),
+    ("rusqlite::", "store"),
+    ("warp::", "http"),
+    ("clap::", "cli"),
+    ("metrics_exporter_prometheus::", "metrics"),
+    ("ractor::", "actors"),
+];
 
 /// Rooms that would gather everything.
 const NO_ROOM: [&str; 4] = ["util", "common", "helpers", "prelude"];
@@ -56,7 +63,10 @@ fn texts(dir: &str) -> Vec<(String, String)> {
 
 /// Lines of code, comments left out.
 fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
-    text.lines().enumerate().map(|(index, line)| (index + 1, line.split("//").next().unwrap_or(""))).filter(|(_, line)| !line.trim().is_empty())
+    text.lines()
+        .enumerate()
+        .map(|(index, line)| (index + 1, line.split("//").next().unwrap_or("")))
+        .filter(|(_, line)| !line.trim().is_empty())
 }
 
 fn room_of(file: &str) -> &str {
@@ -65,11 +75,14 @@ fn room_of(file: &str) -> &str {
 
 /// The rooms a line names after `crate::`, also in a list in braces.
 fn named_rooms(line: &str) -> Vec<&str> {
-    line.match_indices("crate::").flat_map(|(at, _)| {
-        let rest = &line[at + "crate::".len()..];
-        let list = rest.strip_prefix('{').map(|list| list.split('}').next().unwrap_or(list));
-        list.map_or_else(|| vec![first_word(rest)], |list| list.split(',').map(first_word).collect())
-    }).filter(|room| !room.is_empty()).collect()
+    line.match_indices("crate::")
+        .flat_map(|(at, _)| {
+            let rest = &line[at + "crate::".len()..];
+            let list = rest.strip_prefix('{').map(|list| list.split('}').next().unwrap_or(list));
+            list.map_or_else(|| vec![first_word(rest)], |list| list.split(',').map(first_word).collect())
+        })
+        .filter(|room| !room.is_empty())
+        .collect()
 }
 
 fn first_word(text: &str) -> &str {
@@ -79,7 +92,9 @@ fn first_word(text: &str) -> &str {
 
 fn wrong_imports(file: &str, text: &str) -> Vec<String> {
     let room = room_of(file);
-    let Some((_, allowed)) = DOORS.iter().find(|(name, _)| *name == room) else { return vec![format!("{file} belongs to no room")] };
+    let Some((_, allowed)) = DOORS.iter().find(|(name, _)| *name == room) else {
+        return vec![format!("{file} belongs to no room")];
+    };
     let wrong = |(line, code): (usize, &str)| -> Vec<String> {
         let rooms = named_rooms(code).into_iter().filter(|named| *named != room && !allowed.contains(named));
         rooms.map(|named| format!("{file}:{line}: {room} may not know {named}")).collect()
@@ -89,7 +104,11 @@ fn wrong_imports(file: &str, text: &str) -> Vec<String> {
 
 #[test]
 fn imports_go_one_way() {
-    let wrong: Vec<String> = texts("src").iter().filter(|(file, _)| file != "main.rs").flat_map(|(file, text)| wrong_imports(file, text)).collect();
+    let wrong: Vec<String> = texts("src")
+        .iter()
+        .filter(|(file, _)| file != "main.rs")
+        .flat_map(|(file, text)| wrong_imports(file, text))
+        .collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert_eq!(wrong_imports("model/x.rs", "use crate::store::Store;\n// use crate::git;\n").len(), 1);
     assert_eq!(wrong_imports("http/x.rs", "use crate::{model, git::Place};").len(), 1);
@@ -112,7 +131,11 @@ fn mentions(code: &str, name: &str) -> bool {
 #[test]
 fn foreign_types_stay_in_their_room() {
     // `main` reads the command line; nothing else is excused.
-    let wrong: Vec<String> = texts("src").iter().filter(|(file, _)| file != "main.rs").flat_map(|(file, text)| escaped(file, text)).collect();
+    let wrong: Vec<String> = texts("src")
+        .iter()
+        .filter(|(file, _)| file != "main.rs")
+        .flat_map(|(file, text)| escaped(file, text))
+        .collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert_eq!(escaped("actors/x.rs", "let id: git2::Oid = x;").len(), 1);
     assert_eq!(escaped("actors/x.rs", "let id = mygit2::Oid;").len(), 0);
@@ -136,7 +159,12 @@ fn there_is_no_room_that_gathers_everything() {
 }
 
 fn impatient(text: &str) -> Vec<usize> {
-    let signs = [concat!("thread::", "sleep"), concat!("time::", "sleep("), concat!("#[", "ignore"), concat!("should_", "panic")];
+    let signs = [
+        concat!("thread::", "sleep"),
+        concat!("time::", "sleep("),
+        concat!("#[", "ignore"),
+        concat!("should_", "panic"),
+    ];
     code(text).filter(|(_, line)| signs.iter().any(|sign| line.contains(sign))).map(|(line, _)| line).collect()
 }
 

@@ -47,7 +47,15 @@ pub fn reports(plan: &Plan, found: &Look) -> Vec<PhaseReport> {
 
 /// The answer to a call for which nothing had to run.
 #[must_use]
-pub fn settled(todo: &TodoKey, repo: &Arc<Repo>, settled: &Settled<'_>, memory: &Memory, stage: Stage, call: &WorkCall, waited: Duration) -> WorkOrder {
+pub fn settled(
+    todo: &TodoKey,
+    repo: &Arc<Repo>,
+    settled: &Settled<'_>,
+    memory: &Memory,
+    stage: Stage,
+    call: &WorkCall,
+    waited: Duration,
+) -> WorkOrder {
     let Settled { found, plan, claim } = settled;
     let mut order = order(todo, repo, found, memory, stage, claim);
     order.claim = ClaimView::of(claim, call.granted.unwrap_or(true));
@@ -59,7 +67,14 @@ pub fn settled(todo: &TodoKey, repo: &Arc<Repo>, settled: &Settled<'_>, memory: 
 
 /// A WorkOrder without phases and times.
 #[must_use]
-pub fn order(todo: &TodoKey, repo: &Arc<Repo>, found: &Look, memory: &Memory, stage: Stage, claim: &Claim) -> WorkOrder {
+pub fn order(
+    todo: &TodoKey,
+    repo: &Arc<Repo>,
+    found: &Look,
+    memory: &Memory,
+    stage: Stage,
+    claim: &Claim,
+) -> WorkOrder {
     let (head, base_oid) = (found.head.clone().unwrap_or_else(|| found.base.oid.clone()), found.base.oid.clone());
     let scan = memory.scan.as_ref();
     WorkOrder {
@@ -76,7 +91,12 @@ pub fn order(todo: &TodoKey, repo: &Arc<Repo>, found: &Look, memory: &Memory, st
             dirty: scan.is_some_and(|scan| scan.dirty),
             dirty_checked_at: scan.map_or(claim.granted_at, |scan| scan.at),
         },
-        brief: found.base.briefs.get(&todo.slug).map(|brief| brief.files.iter().map(|file| file.path.clone()).collect()).unwrap_or_default(),
+        brief: found
+            .base
+            .briefs
+            .get(&todo.slug)
+            .map(|brief| brief.files.iter().map(|file| file.path.clone()).collect())
+            .unwrap_or_default(),
         claim: ClaimView::of(claim, false),
         operation: memory.record.as_ref().and_then(|record| record.last_operation.clone()),
         phases: Vec::new(),
@@ -88,7 +108,11 @@ pub fn order(todo: &TodoKey, repo: &Arc<Repo>, found: &Look, memory: &Memory, st
 
 /// What a worker can do with the todo it holds.
 fn next_steps(todo: &TodoKey) -> Vec<NextStep> {
-    let step = |action: &str, method: &str, path: String| NextStep { action: action.to_owned(), method: method.to_owned(), path };
+    let step = |action: &str, method: &str, path: String| NextStep {
+        action: action.to_owned(),
+        method: method.to_owned(),
+        path,
+    };
     vec![
         step("work_again", "POST", "/todos/work".to_owned()),
         step("look", "GET", format!("/todos/{}/{}", todo.repo, todo.slug)),
@@ -114,7 +138,9 @@ pub fn cannot(phase: Phase, todo: &TodoKey, repo: &Arc<Repo>, found: &Look, memo
 fn foreign(todo: &TodoKey, path: &std::path::Path, reason: Option<&ForeignReason>) -> Problem {
     let shown = path.display();
     let what = reason.map_or_else(|| "something else stands there".to_owned(), ToString::to_string);
-    let detail = format!("the worktree of {todo} belongs at {shown}, but {what}; move it away and ask again, nothing was touched");
+    let detail = format!(
+        "the worktree of {todo} belongs at {shown}, but {what}; move it away and ask again, nothing was touched"
+    );
     Problem::new(ProblemCode::WorktreeForeign, detail).with("path", shown.to_string())
 }
 
@@ -122,8 +148,15 @@ fn foreign(todo: &TodoKey, path: &std::path::Path, reason: Option<&ForeignReason
 #[must_use]
 pub fn conflict(todo: &TodoKey, path: &str, found: &Look, files: &[String]) -> Problem {
     let detail = match files {
-        [] => format!("the branch of {todo} has commits of its own, so it cannot be moved forward to {}; merge or rebase it in {path}, then ask again", found.base.oid),
-        _ => format!("base {} does not merge into the branch of {todo}: {}; nothing was changed: merge it in {path}, commit, then ask again", found.base.oid, files.join(", ")),
+        [] => format!(
+            "the branch of {todo} has commits of its own, so it cannot be moved forward to {}; merge or rebase it in {path}, then ask again",
+            found.base.oid
+        ),
+        _ => format!(
+            "base {} does not merge into the branch of {todo}: {}; nothing was changed: merge it in {path}, commit, then ask again",
+            found.base.oid,
+            files.join(", ")
+        ),
     };
     Problem::new(ProblemCode::MergeConflict, detail)
         .with("files", files)

@@ -149,7 +149,8 @@ impl Context {
             None if self.repos.len() == 1 => self.repos.values().next().ok_or_else(no_repository),
             None if self.repos.is_empty() => Err(no_repository()),
             None => {
-                let detail = format!("several repositories are registered, so say which in repo: {}", names().join(", "));
+                let detail =
+                    format!("several repositories are registered, so say which in repo: {}", names().join(", "));
                 Err(Problem::new(ProblemCode::InvalidRequest, detail).with("registered", names()))
             }
         }
@@ -171,7 +172,10 @@ impl Context {
 }
 
 fn no_repository() -> Problem {
-    Problem::new(ProblemCode::UnknownRepository, "no repository is registered; start the daemon with --repo PATH or list one in slugline.toml")
+    Problem::new(
+        ProblemCode::UnknownRepository,
+        "no repository is registered; start the daemon with --repo PATH or list one in slugline.toml",
+    )
 }
 
 /// Addresses of slug actors, so that a warm call goes to its actor directly.

@@ -94,7 +94,8 @@ pub struct Dispatcher;
 impl Dispatcher {
     /// Starts it under a supervisor.
     pub async fn start(context: Arc<Context>, supervisor: ActorCell) -> Result<ActorCell, String> {
-        let (actor, _) = Actor::spawn_linked(None, Self, context, supervisor).await.map_err(|error| error.to_string())?;
+        let (actor, _) =
+            Actor::spawn_linked(None, Self, context, supervisor).await.map_err(|error| error.to_string())?;
         Ok(actor.get_cell())
     }
 }
@@ -104,7 +105,11 @@ impl Actor for Dispatcher {
     type State = DispatcherState;
     type Arguments = Arc<Context>;
 
-    async fn pre_start(&self, myself: ActorRef<Self::Msg>, context: Arc<Context>) -> Result<DispatcherState, ActorProcessingErr> {
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        context: Arc<Context>,
+    ) -> Result<DispatcherState, ActorProcessingErr> {
         let store = context.ledger.store()?;
         for (todo, stage) in store.stages().await? {
             context.board.put_stage(todo, stage);
@@ -116,7 +121,12 @@ impl Actor for Dispatcher {
         Ok(DispatcherState { context, pending: HashMap::new() })
     }
 
-    async fn handle(&self, _: ActorRef<Self::Msg>, envelope: Self::Msg, state: &mut DispatcherState) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        _: ActorRef<Self::Msg>,
+        envelope: Self::Msg,
+        state: &mut DispatcherState,
+    ) -> Result<(), ActorProcessingErr> {
         let message = envelope.open().0;
         state.context.faults.hit("dispatcher.handle");
         match message {
@@ -241,7 +251,10 @@ pub fn refusal(base: &Base, seen: &impl Fn(&Slug) -> TodoState, todo: &TodoKey) 
 /// The problem of a todo that another worker holds.
 #[must_use]
 pub fn already_claimed(todo: &TodoKey, claim: &Claim) -> Problem {
-    let detail = format!("{todo} is held by {}/{} until {}; ask without a slug for another todo", claim.lane, claim.worker, claim.expires_at);
+    let detail = format!(
+        "{todo} is held by {}/{} until {}; ask without a slug for another todo",
+        claim.lane, claim.worker, claim.expires_at
+    );
     Problem::new(ProblemCode::AlreadyClaimed, detail)
         .with("lane", claim.lane.as_str())
         .with("worker", claim.worker.as_str())
@@ -251,7 +264,9 @@ pub fn already_claimed(todo: &TodoKey, claim: &Claim) -> Problem {
 fn no_work(repo: &RepoName, base: &Base, lane: &Lane, reasons: &[next::NotOffered]) -> Problem {
     let detail = match base.catalog.fault() {
         Some(fault) => format!("the roadmap of {repo} is broken: {fault}"),
-        None if reasons.is_empty() => format!("{repo} has no todo in {}/roadmap.yaml on its base branch", base.config.todos_dir),
+        None if reasons.is_empty() => {
+            format!("{repo} has no todo in {}/roadmap.yaml on its base branch", base.config.todos_dir)
+        }
         None => format!("no todo of {repo} can go to lane {lane} now; reasons says why, per todo"),
     };
     Problem::new(ProblemCode::NoWork, detail).with("reasons", json!(reasons)).retry_after(5_000)

@@ -25,7 +25,12 @@ const RETRY_EVERY: Duration = Duration::from_millis(25);
 pub type Exclusion = Arc<File>;
 
 /// Waits for the exclusion of a slug's worktree, at most `limit`.
-pub async fn acquire(repo: &Repo, slug: &Slug, limit: Duration, stop: &CancellationToken) -> Result<Exclusion, Problem> {
+pub async fn acquire(
+    repo: &Repo,
+    slug: &Slug,
+    limit: Duration,
+    stop: &CancellationToken,
+) -> Result<Exclusion, Problem> {
     let begun = Instant::now();
     let path = repo.locks.join(format!("{slug}.lock"));
     let held = loop {
@@ -35,7 +40,9 @@ pub async fn acquire(repo: &Repo, slug: &Slug, limit: Duration, stop: &Cancellat
             Ok(Some(file)) => break Ok(Arc::new(file)),
             Ok(None) if begun.elapsed() >= limit => break Err(timed_out(&path, limit)),
             Ok(None) => {}
-            Err(error) => break Err(Problem::new(ProblemCode::Internal, format!("cannot lock {}: {error}", path.display()))),
+            Err(error) => {
+                break Err(Problem::new(ProblemCode::Internal, format!("cannot lock {}: {error}", path.display())));
+            }
         }
         tokio::select! {
             () = tokio::time::sleep(RETRY_EVERY) => {}

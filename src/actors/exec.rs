@@ -78,10 +78,22 @@ impl RunExec {
         })
     }
 
-    async fn spec(&self, argv: Vec<OsString>, cwd: PathBuf, env: Vec<(OsString, OsString)>, deadline: Duration, when_daemon_dies: WhenDaemonDies) -> Result<CommandSpec, PhaseFault> {
+    async fn spec(
+        &self,
+        argv: Vec<OsString>,
+        cwd: PathBuf,
+        env: Vec<(OsString, OsString)>,
+        deadline: Duration,
+        when_daemon_dies: WhenDaemonDies,
+    ) -> Result<CommandSpec, PhaseFault> {
         let log = self.log.clone();
-        let log = tokio::task::spawn_blocking(move || private_parent(log)).await.map_err(std::io::Error::other).and_then(|made| made);
-        let log = log.map_err(|error| Problem::new(ProblemCode::Internal, format!("log directory {}: {error}", self.log.display())))?;
+        let log = tokio::task::spawn_blocking(move || private_parent(log))
+            .await
+            .map_err(std::io::Error::other)
+            .and_then(|made| made);
+        let log = log.map_err(|error| {
+            Problem::new(ProblemCode::Internal, format!("log directory {}: {error}", self.log.display()))
+        })?;
         Ok(CommandSpec {
             argv,
             cwd,
@@ -116,8 +128,19 @@ impl RunExec {
             ExitOutcome::Code(0) => return Ok(()),
             ExitOutcome::Code(status) => (Outcome::Failure, code, format!("ended with exit code {status}")),
             ExitOutcome::Signal(signal) => (Outcome::Failure, code, format!("was ended by signal {signal}")),
-            ExitOutcome::TimedOut => (Outcome::Timeout, ProblemCode::DeadlineExceeded, format!("did not end in time and was killed after {} s with everything it had started", exit.duration.as_secs())),
-            ExitOutcome::OutputLimit => (Outcome::Failure, code, format!("printed more than {} bytes and was ended", self.context.settings.output_bytes_max)),
+            ExitOutcome::TimedOut => (
+                Outcome::Timeout,
+                ProblemCode::DeadlineExceeded,
+                format!(
+                    "did not end in time and was killed after {} s with everything it had started",
+                    exit.duration.as_secs()
+                ),
+            ),
+            ExitOutcome::OutputLimit => (
+                Outcome::Failure,
+                code,
+                format!("printed more than {} bytes and was ended", self.context.settings.output_bytes_max),
+            ),
             ExitOutcome::Cancelled => return Err(cancelled()),
         };
         let mut problem = Problem::new(code, format!("{name}: `{command}` {what}; mend it and ask again"))
@@ -133,7 +156,10 @@ impl RunExec {
 }
 
 fn cancelled() -> PhaseFault {
-    PhaseFault { problem: Problem::new(ProblemCode::Cancelled, "ended while its command ran"), outcome: Outcome::Cancellation }
+    PhaseFault {
+        problem: Problem::new(ProblemCode::Cancelled, "ended while its command ran"),
+        outcome: Outcome::Cancellation,
+    }
 }
 
 fn exit_result(exit: &Exit) -> metric::ExitResult {
@@ -151,7 +177,10 @@ impl Exec for RunExec {
         let begun = Instant::now();
         let env = [self.context.environment.clone(), command.env].concat();
         let deadline = command.deadline.min(self.context.settings.git_timeout);
-        let spec = self.spec(command.argv, command.cwd, env, deadline, WhenDaemonDies::Finish).await.map_err(|fault| fault.problem.detail)?;
+        let spec = self
+            .spec(command.argv, command.cwd, env, deadline, WhenDaemonDies::Finish)
+            .await
+            .map_err(|fault| fault.problem.detail)?;
         let exit = self.run(spec).await.map_err(|error| error.to_string())?;
         let ended_well = exit.outcome == ExitOutcome::Code(0);
         git_metric::operation_finished(command.what, ended_well, begun.elapsed());

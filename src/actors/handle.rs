@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tokio::sync::watch;
 
+use super::answer::ms;
 use super::context::{Context, RepoEntry};
 use super::dispatcher::{Asker, DispatcherMsg, refusal};
 use super::ledger::LedgerMsg;
@@ -18,7 +19,6 @@ use super::repository::RepositoryMsg;
 use super::root::RootMsg;
 use super::runs::{RunHandle, RunView, StopCause};
 use super::slug::{SlugMsg, WorkCall, WorkReply, as_joined};
-use super::answer::ms;
 use crate::model::ids::{OperationId, RepoName, Slug, TodoKey, Worker};
 use crate::model::operation::Operation;
 use crate::model::problem::{Problem, ProblemCode};
@@ -92,11 +92,13 @@ impl Handle {
                 None => self.activate(entry, todo).await,
             };
             let problem = match address {
-                Ok(address) => match address.ask(ASK_LIMIT, |reply| SlugMsg::Work { call: call.clone(), reply }).await {
-                    Ok(answer) => return answer,
-                    Err(error @ (AskError::Down | AskError::Died)) => slug_did_not_answer(todo, error),
-                    Err(error) => return Err(slug_did_not_answer(todo, error)),
-                },
+                Ok(address) => {
+                    match address.ask(ASK_LIMIT, |reply| SlugMsg::Work { call: call.clone(), reply }).await {
+                        Ok(answer) => return answer,
+                        Err(error @ (AskError::Down | AskError::Died)) => slug_did_not_answer(todo, error),
+                        Err(error) => return Err(slug_did_not_answer(todo, error)),
+                    }
+                }
                 Err(problem) if problem.code == ProblemCode::Restarting => problem,
                 Err(problem) => return Err(problem),
             };
@@ -113,7 +115,9 @@ impl Handle {
         let base = read_base(entry).await?;
         if base.catalog.get(&todo.slug).is_none() {
             let seen = self.context.board.in_repo(&todo.repo);
-            return Err(refusal(&base, &seen, todo).unwrap_or_else(|| Problem::new(ProblemCode::UnknownSlug, todo.to_string())));
+            return Err(
+                refusal(&base, &seen, todo).unwrap_or_else(|| Problem::new(ProblemCode::UnknownSlug, todo.to_string()))
+            );
         }
         let asked = self.insist(|| async {
             let slug = todo.slug.clone();
@@ -155,11 +159,19 @@ impl Handle {
         let Some(run) = self.context.runs.by_operation(id) else { return self.operation(id).await };
         run.stop(StopCause::Cancel);
         let mut view = run.view.clone();
-        let ended = tokio::time::timeout(CANCEL_LIMIT, view.wait_for(|view| matches!(view, RunView::Ended(..) | RunView::Refused(_)))).await.is_ok();
+        let ended = tokio::time::timeout(
+            CANCEL_LIMIT,
+            view.wait_for(|view| matches!(view, RunView::Ended(..) | RunView::Refused(_))),
+        )
+        .await
+        .is_ok();
         match ended {
             true => self.operation(id).await,
             false => {
-                let detail = format!("operation {id} is being cancelled but its processes are not gone after {} s", CANCEL_LIMIT.as_secs());
+                let detail = format!(
+                    "operation {id} is being cancelled but its processes are not gone after {} s",
+                    CANCEL_LIMIT.as_secs()
+                );
                 Err(Problem::new(ProblemCode::DeadlineExceeded, detail).retry_after(1_000))
             }
         }
@@ -196,7 +208,8 @@ impl Handle {
             Some(todo) => Ok(self.todo_view(entry, &base, todo)),
             None => {
                 let key = TodoKey { repo: repo.clone(), slug: slug.clone() };
-                Err(refusal(&base, &self.context.board.in_repo(repo), &key).unwrap_or_else(|| Problem::new(ProblemCode::UnknownSlug, key.to_string())))
+                Err(refusal(&base, &self.context.board.in_repo(repo), &key)
+                    .unwrap_or_else(|| Problem::new(ProblemCode::UnknownSlug, key.to_string())))
             }
         }
     }
@@ -214,7 +227,11 @@ impl Handle {
             after: todo.after.clone(),
             priority: todo.priority,
             listed: todo.listed,
-            brief: base.briefs.get(&todo.slug).map(|brief| brief.files.iter().map(|file| file.path.clone()).collect()).unwrap_or_default(),
+            brief: base
+                .briefs
+                .get(&todo.slug)
+                .map(|brief| brief.files.iter().map(|file| file.path.clone()).collect())
+                .unwrap_or_default(),
             claim: state.claim.filter(|claim| claim.is_live(now)).map(|claim| ClaimHolder {
                 lane: claim.lane,
                 worker: claim.worker,
@@ -238,14 +255,19 @@ impl Handle {
             }
         }
         for (name, entry) in &self.context.repos {
-            let Ok((work, slugs)) = entry.address.ask(ASK_LIMIT, |reply| RepositoryMsg::Describe { reply }).await else { continue };
+            let Ok((work, slugs)) = entry.address.ask(ASK_LIMIT, |reply| RepositoryMsg::Describe { reply }).await
+            else {
+                continue;
+            };
             if let Some(view) = views.iter_mut().find(|view| view.kind == "repository" && view.name == name.as_str()) {
                 (view.mailbox, view.mailbox_high_water) = entry.address.depth();
                 view.work = work;
             }
             for mut view in slugs {
                 let slug = view.name.split_once('/').and_then(|(_, slug)| Slug::parse(slug).ok());
-                if let Some(address) = slug.and_then(|slug| self.context.slugs.get(&TodoKey { repo: name.clone(), slug })) {
+                if let Some(address) =
+                    slug.and_then(|slug| self.context.slugs.get(&TodoKey { repo: name.clone(), slug }))
+                {
                     fill(&mut view, &address, |reply| SlugMsg::Describe { reply }).await;
                 }
                 views.push(view);
@@ -277,10 +299,22 @@ impl Handle {
         let ledger = self.context.ledger.store().is_ok();
         let check = |name: &str, ok: bool, detail: String| (name.to_owned(), ok, detail);
         let checks = vec![
-            check("draining", draining.is_none(), draining.map_or_else(|| "accepting".to_owned(), |problem| problem.detail)),
+            check(
+                "draining",
+                draining.is_none(),
+                draining.map_or_else(|| "accepting".to_owned(), |problem| problem.detail),
+            ),
             check("ledger", ledger, if ledger { "open" } else { "not open" }.to_owned()),
-            check("dispatcher", self.context.dispatcher.is_up(), if self.context.dispatcher.is_up() { "up" } else { "down" }.to_owned()),
-            check("supervision", given_up.is_none(), given_up.map_or_else(|| "nothing given up".to_owned(), |name| format!("{name} was given up"))),
+            check(
+                "dispatcher",
+                self.context.dispatcher.is_up(),
+                if self.context.dispatcher.is_up() { "up" } else { "down" }.to_owned(),
+            ),
+            check(
+                "supervision",
+                given_up.is_none(),
+                given_up.map_or_else(|| "nothing given up".to_owned(), |name| format!("{name} was given up")),
+            ),
         ];
         Ready { ok: checks.iter().all(|(_, ok, _)| *ok), checks }
     }
@@ -314,7 +348,9 @@ async fn read_base(entry: &RepoEntry) -> Result<Arc<Base>, Problem> {
 /// Waits for a run: for its acceptance in any case, for its end as long as the caller wants.
 async fn wait_for(run: RunHandle, joined: bool, accepted: Instant, wait: Duration) -> Result<Work, Problem> {
     let mut view = run.view.clone();
-    let opened = tokio::time::timeout(ASK_LIMIT, view.wait_for(|view| !matches!(view, RunView::Opening))).await.is_ok_and(|seen| seen.is_ok());
+    let opened = tokio::time::timeout(ASK_LIMIT, view.wait_for(|view| !matches!(view, RunView::Opening)))
+        .await
+        .is_ok_and(|seen| seen.is_ok());
     if !opened {
         let detail = "the operation could not be written in time; nothing was accepted, ask again";
         return Err(Problem::new(ProblemCode::StoreUnavailable, detail).retry_after(1_000));
@@ -340,7 +376,11 @@ fn as_seen_by(mut order: WorkOrder, joined: bool, accepted: Instant) -> WorkOrde
 }
 
 /// Fills in what an actor says of itself.
-async fn fill<M: Send + 'static>(view: &mut ActorView, address: &Address<M>, question: impl FnOnce(super::mailbox::Reply<Value>) -> M + Send) {
+async fn fill<M: Send + 'static>(
+    view: &mut ActorView,
+    address: &Address<M>,
+    question: impl FnOnce(super::mailbox::Reply<Value>) -> M + Send,
+) {
     (view.mailbox, view.mailbox_high_water) = address.depth();
     if let Ok(work) = address.ask(ASK_LIMIT, question).await {
         view.work = work;

@@ -3,50 +3,18 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use sha2::{Digest, Sha256};
 
+use crate::git::Stamp;
+
 /// Files and directories looked at per worktree. A glob over more is a mistake in the declaration; what is beyond is
 /// left out, and the digest says that it was.
 const ENTRIES_MAX: usize = 20_000;
-
-/// A file changed this recently could change again without its stamp showing it (kernels keep file times in ticks of
-/// up to 10 ms), so its content is read again at the next look.
-const SETTLE: Duration = Duration::from_millis(50);
-
-/// What a stat says of one path; any edit changes it, once the file has settled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stamp {
-    Absent,
-    There { len: u64, mtime: (i64, i64), ctime: (i64, i64), ino: u64, mode: u32 },
-}
-
-impl Stamp {
-    fn of(path: &Path) -> Self {
-        match fs::symlink_metadata(path) {
-            Ok(meta) => Self::There {
-                // A directory's own length says nothing; its times change with its entries.
-                len: if meta.is_dir() { 0 } else { meta.len() },
-                mtime: (meta.mtime(), meta.mtime_nsec()),
-                ctime: (meta.ctime(), meta.ctime_nsec()),
-                ino: meta.ino(),
-                mode: meta.mode(),
-            },
-            Err(_) => Self::Absent,
-        }
-    }
-
-    fn settled(&self, now: SystemTime) -> bool {
-        let Self::There { ctime: (secs, nanos), .. } = *self else { return true };
-        let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let changed = Duration::new(u64::try_from(secs).unwrap_or(0), u32::try_from(nanos).unwrap_or(0));
-        since > changed + SETTLE
-    }
-}
 
 /// A digest of inputs and the stamps under which it still holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -253,8 +221,14 @@ mod tests {
     fn a_pipe_or_a_link_among_the_inputs_neither_hangs_nor_leads_outside() {
         let dir = tempfile::tempdir().expect("temp dir");
         let outside = tempfile::NamedTempFile::new().expect("temp file");
-        rustix::fs::mknodat(rustix::fs::CWD, dir.path().join("pipe"), rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0)
-            .expect("fifo");
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            dir.path().join("pipe"),
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RWXU,
+            0,
+        )
+        .expect("fifo");
         std::os::unix::fs::symlink(outside.path(), dir.path().join("link")).expect("link");
         let wanted = patterns(&["pipe", "link"]);
         let before = Inputs::look(dir.path(), &wanted, None);

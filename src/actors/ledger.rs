@@ -108,8 +108,7 @@ pub struct LedgerActor;
 impl LedgerActor {
     /// Starts it under a supervisor.
     pub async fn start(args: LedgerArgs, supervisor: ActorCell) -> Result<ActorCell, String> {
-        let (actor, _) =
-            Actor::spawn_linked(None, Self, args, supervisor).await.map_err(|error| error.to_string())?;
+        let (actor, _) = Actor::spawn_linked(None, Self, args, supervisor).await.map_err(|error| error.to_string())?;
         Ok(actor.get_cell())
     }
 }
@@ -129,7 +128,12 @@ impl Actor for LedgerActor {
         Ok(args)
     }
 
-    async fn handle(&self, _: ActorRef<Self::Msg>, envelope: Self::Msg, state: &mut LedgerArgs) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        _: ActorRef<Self::Msg>,
+        envelope: Self::Msg,
+        state: &mut LedgerArgs,
+    ) -> Result<(), ActorProcessingErr> {
         match envelope.open().0 {
             LedgerMsg::StoreDied => on_store_died(state),
             LedgerMsg::Describe { reply } => on_describe(state, reply),

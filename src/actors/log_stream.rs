@@ -44,7 +44,11 @@ pub fn follow(path: PathBuf, live: Option<watch::Receiver<RunView>>) -> LogStrea
     LogStream(chunks)
 }
 
-async fn copy(path: PathBuf, live: Option<watch::Receiver<RunView>>, out: &mpsc::Sender<io::Result<Bytes>>) -> io::Result<()> {
+async fn copy(
+    path: PathBuf,
+    live: Option<watch::Receiver<RunView>>,
+    out: &mpsc::Sender<io::Result<Bytes>>,
+) -> io::Result<()> {
     let mut file: Option<File> = None;
     loop {
         // Asked before reading: what was written before the end is then read after it.

@@ -37,7 +37,10 @@ pub use handle::Handle;
 pub use repo::Registered;
 
 /// Starts the actors: the root, which starts the rest. The second part tells the name of a child the root gave up.
-pub async fn start(args: Args, ledger_path: std::path::PathBuf) -> Result<(Handle, tokio::sync::watch::Receiver<Option<String>>), String> {
+pub async fn start(
+    args: Args,
+    ledger_path: std::path::PathBuf,
+) -> Result<(Handle, tokio::sync::watch::Receiver<Option<String>>), String> {
     let context = context::Context::new(args);
     let (meltdown, melted) = tokio::sync::watch::channel(None);
     let address = root::Root::address();

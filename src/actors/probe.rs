@@ -9,12 +9,10 @@ use std::time::{Duration, Instant};
 use super::inputs::{self, Inputs};
 use super::ledger::Ledger;
 use super::repo::{Base, Repo};
-use crate::git::{Change, ForeignReason, Place};
+use crate::git::{Change, ForeignReason, Place, Seen};
 use crate::model::ids::{Oid, Slug, TodoKey};
 use crate::model::phase::Phase;
-use crate::model::plan::{
-    ClaimState, GatesState, MainState, PrepareState, Probe, TodoFilesState, WorktreeState,
-};
+use crate::model::plan::{ClaimState, GatesState, MainState, PrepareState, Probe, TodoFilesState, WorktreeState};
 use crate::model::problem::{Problem, ProblemCode};
 use crate::model::record::{MarkState, SlugRecord, TodoMark, VerdictKey};
 use crate::model::repo_config::{PrepareConfig, SyncMode};
@@ -62,6 +60,8 @@ pub struct Memory {
     pub scan: Option<Scan>,
     /// The base the last look was against.
     pub base: Option<Oid>,
+    /// The worktree as it last stood, and the stats under which it still does.
+    seen: Option<Seen>,
     /// Tree of a commit.
     tree: Option<(Oid, Oid)>,
     /// Whether a head contains a base.
@@ -159,12 +159,29 @@ pub async fn look(
     }
 }
 
+/// A look from memory alone, on this thread; `None` when the ledger has to be asked for a verdict first. Blocks.
+pub fn look_here(
+    repo: &Repo,
+    slug: &Slug,
+    environment: &GateEnvironment,
+    memory: &mut Memory,
+    now: Timestamp,
+) -> Option<Result<Look, Problem>> {
+    let found = look_now(repo, slug, environment, memory, now);
+    let asks = |found: &Look| found.gate_keys.iter().any(|key| !memory.verdicts.contains_key(key));
+    (!found.as_ref().is_ok_and(asks)).then_some(found)
+}
+
 async fn load(todo: &TodoKey, ledger: &Ledger) -> Result<SlugRecord, Problem> {
     ledger.store()?.slug(todo).await.map_err(|error| ledger.note(&error))
 }
 
 /// Verdicts that are not in memory are asked for once; a key without a verdict is remembered as not passed.
-async fn ask_for_verdicts(ledger: &Ledger, mut memory: Box<Memory>, mut found: Look) -> (Box<Memory>, Result<Look, Problem>) {
+async fn ask_for_verdicts(
+    ledger: &Ledger,
+    mut memory: Box<Memory>,
+    mut found: Look,
+) -> (Box<Memory>, Result<Look, Problem>) {
     let unknown: Vec<VerdictKey> =
         found.gate_keys.iter().filter(|key| !memory.verdicts.contains_key(*key)).cloned().collect();
     if unknown.is_empty() {
@@ -195,7 +212,13 @@ fn all_passed(memory: &Memory, found: &Look) -> bool {
         && found.gate_keys.iter().all(|key| memory.verdicts.get(key).copied().unwrap_or(false))
 }
 
-fn look_now(repo: &Repo, slug: &Slug, environment: &GateEnvironment, memory: &mut Memory, now: Timestamp) -> Result<Look, Problem> {
+fn look_now(
+    repo: &Repo,
+    slug: &Slug,
+    environment: &GateEnvironment,
+    memory: &mut Memory,
+    now: Timestamp,
+) -> Result<Look, Problem> {
     let begun = Instant::now();
     let base = repo.base()?;
     let mut lap = Lap { took: [Duration::ZERO; 7], since: begun };
@@ -204,7 +227,7 @@ fn look_now(repo: &Repo, slug: &Slug, environment: &GateEnvironment, memory: &mu
     let path = repo.worktree_path(slug);
     let base_moved = memory.base.as_ref().is_some_and(|known| *known != base.oid);
     memory.base = Some(base.oid.clone());
-    let place = git.glance(&path, slug).map_err(|error| unreadable(&path, &error))?;
+    let place = git.glance_again(&path, slug, &mut memory.seen).map_err(|error| unreadable(&path, &error))?;
     let (worktree, head, foreign) = worktree_state(place, memory);
     let mut found = Look {
         probe: Probe {
@@ -260,11 +283,19 @@ fn unreadable(path: &Path, error: &dyn std::fmt::Display) -> Problem {
 type Standing = (WorktreeState, Option<(Oid, bool)>, Option<ForeignReason>);
 
 fn worktree_state(place: Place, memory: &Memory) -> Standing {
-    let half_made = memory.record.as_ref().and_then(|record| record.worktree.as_ref()).is_some_and(|mark| mark.state != MarkState::Done);
+    let half_made = memory
+        .record
+        .as_ref()
+        .and_then(|record| record.worktree.as_ref())
+        .is_some_and(|mark| mark.state != MarkState::Done);
     match place {
         Place::Absent { branch: None } => (WorktreeState::Absent, None, None),
         Place::Absent { branch: Some(_) } => (WorktreeState::BranchOnly, None, None),
-        Place::Missing | Place::Unlinked | Place::Present { .. } | Place::Foreign(ForeignReason::PlainDirectory) if half_made => (WorktreeState::HalfMade, None, None),
+        Place::Missing | Place::Unlinked | Place::Present { .. } | Place::Foreign(ForeignReason::PlainDirectory)
+            if half_made =>
+        {
+            (WorktreeState::HalfMade, None, None)
+        }
         Place::Missing => (WorktreeState::Missing, None, None),
         Place::Unlinked => (WorktreeState::Unlinked, None, None),
         Place::Present { head, in_progress } => (WorktreeState::Present, Some((head, in_progress.is_some())), None),
@@ -279,7 +310,9 @@ fn outputs<'a>(config: &'a PrepareConfig, left: &'a [String]) -> &'a [String] {
 
 fn prepare_state(path: &Path, found: &Look, memory: &mut Memory) -> PrepareState {
     let Some(config) = &found.base.prepare else { return PrepareState::Nothing };
-    let Some(mark) = memory.record.as_ref().and_then(|record| record.prepare.clone()) else { return PrepareState::Never };
+    let Some(mark) = memory.record.as_ref().and_then(|record| record.prepare.clone()) else {
+        return PrepareState::Never;
+    };
     if mark.state != MarkState::Done {
         return PrepareState::LastAttemptFailed;
     }
@@ -300,12 +333,17 @@ fn prepare_state(path: &Path, found: &Look, memory: &mut Memory) -> PrepareState
 
 fn todo_state(slug: &Slug, base: &Base, memory: &Memory) -> TodoFilesState {
     let Some(brief) = base.briefs.get(slug) else {
-        let had = memory.record.as_ref().and_then(|record| record.todo.as_ref()).is_some_and(|mark| mark.tree.is_some());
+        let had =
+            memory.record.as_ref().and_then(|record| record.todo.as_ref()).is_some_and(|mark| mark.tree.is_some());
         return if had { TodoFilesState::Changed } else { TodoFilesState::Absent };
     };
     match memory.record.as_ref().and_then(|record| record.todo.as_ref()) {
         Some(mark) if mark.tree.as_ref() == Some(&brief.tree) => {
-            if mark.kept_local.is_empty() { TodoFilesState::Unchanged } else { TodoFilesState::KeptLocal }
+            if mark.kept_local.is_empty() {
+                TodoFilesState::Unchanged
+            } else {
+                TodoFilesState::KeptLocal
+            }
         }
         Some(_) | None => TodoFilesState::Changed,
     }
@@ -347,7 +385,13 @@ impl Eye<'_> {
         Ok(if dirty { MainState::BehindWithLocalChanges } else { MainState::Behind })
     }
 
-    fn gates_state(&mut self, head: &Oid, environment: &GateEnvironment, found: &mut Look, memory: &mut Memory) -> Result<GatesState, Problem> {
+    fn gates_state(
+        &mut self,
+        head: &Oid,
+        environment: &GateEnvironment,
+        found: &mut Look,
+        memory: &mut Memory,
+    ) -> Result<GatesState, Problem> {
         if found.base.config.gates.is_empty() {
             return Ok(GatesState::None);
         }
@@ -386,10 +430,11 @@ impl Eye<'_> {
 }
 
 /// The paths with local changes, those left out that we brought in ourselves and nobody touched. Blocks.
-pub fn local_changes(git: &crate::git::Repository, path: &Path, mark: Option<&TodoMark>) -> Result<Vec<Change>, Problem> {
+pub fn local_changes(
+    git: &crate::git::Repository,
+    path: &Path,
+    mark: Option<&TodoMark>,
+) -> Result<Vec<Change>, Problem> {
     let changes = git.local_changes(path).map_err(|error| unreadable(path, &error))?;
-    Ok(changes
-        .into_iter()
-        .filter(|change| !mark.is_some_and(|mark| git.looks_like_ours(path, change, mark)))
-        .collect())
+    Ok(changes.into_iter().filter(|change| !mark.is_some_and(|mark| git.looks_like_ours(path, change, mark))).collect())
 }

@@ -144,7 +144,10 @@ fn unusable(name: &RepoName, error: &OpenError) -> Problem {
 
 fn read_base(git: &Repository, oid: Oid) -> Result<Base, Problem> {
     let fault = |error: &dyn std::fmt::Display| {
-        Problem::new(ProblemCode::RepositoryUnusable, format!("repository {}: base commit {oid} cannot be read: {error}", git.name()))
+        Problem::new(
+            ProblemCode::RepositoryUnusable,
+            format!("repository {}: base commit {oid} cannot be read: {error}", git.name()),
+        )
     };
     let config = match git.config_text(&oid).map_err(|error| fault(&error))? {
         Some(text) => repo_config::parse(&text).map_err(|faults| {

@@ -75,7 +75,11 @@ impl Actor for RepositoryActor {
     type State = RepositoryState;
     type Arguments = RepositoryArgs;
 
-    async fn pre_start(&self, myself: ActorRef<Self::Msg>, args: RepositoryArgs) -> Result<RepositoryState, ActorProcessingErr> {
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        args: RepositoryArgs,
+    ) -> Result<RepositoryState, ActorProcessingErr> {
         // Slug actors of an earlier incarnation died with it; their addresses lead nowhere.
         for (todo, address) in args.context.slugs.all() {
             if todo.repo == *args.repo.name() {
@@ -87,7 +91,12 @@ impl Actor for RepositoryActor {
         Ok(RepositoryState { args, children: Children::new(BUDGET) })
     }
 
-    async fn handle(&self, myself: ActorRef<Self::Msg>, envelope: Self::Msg, state: &mut RepositoryState) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        envelope: Self::Msg,
+        state: &mut RepositoryState,
+    ) -> Result<(), ActorProcessingErr> {
         let message = envelope.open().0;
         state.args.context.faults.hit("repository.handle");
         match message {
@@ -98,7 +107,12 @@ impl Actor for RepositoryActor {
         Ok(())
     }
 
-    async fn handle_supervisor_evt(&self, _: ActorRef<Self::Msg>, event: SupervisionEvent, state: &mut RepositoryState) -> Result<(), ActorProcessingErr> {
+    async fn handle_supervisor_evt(
+        &self,
+        _: ActorRef<Self::Msg>,
+        event: SupervisionEvent,
+        state: &mut RepositoryState,
+    ) -> Result<(), ActorProcessingErr> {
         let aftermath = state.children.on_event(&event);
         state.act(aftermath);
         Ok(())
@@ -195,7 +209,8 @@ impl RepositoryState {
 }
 
 fn restarting(todo: &TodoKey, after_ms: u64) -> Problem {
-    Problem::new(ProblemCode::Restarting, format!("the actor of {todo} is being restarted; ask again")).retry_after(after_ms)
+    Problem::new(ProblemCode::Restarting, format!("the actor of {todo} is being restarted; ask again"))
+        .retry_after(after_ms)
 }
 
 fn given_up(todo: &TodoKey, after_ms: u64) -> Problem {

@@ -79,11 +79,20 @@ fn children_of(args: &RootArgs) -> Vec<(ActorKind, String, Start)> {
     let ledger = LedgerArgs { ledger: args.context.ledger.clone(), path: args.ledger_path.clone() };
     let context = args.context.clone();
     let mut children = vec![
-        (ActorKind::Ledger, "ledger".to_owned(), start_by(move |supervisor| LedgerActor::start(ledger.clone(), supervisor))),
-        (ActorKind::Dispatcher, "dispatcher".to_owned(), start_by(move |supervisor| Dispatcher::start(context.clone(), supervisor))),
+        (
+            ActorKind::Ledger,
+            "ledger".to_owned(),
+            start_by(move |supervisor| LedgerActor::start(ledger.clone(), supervisor)),
+        ),
+        (
+            ActorKind::Dispatcher,
+            "dispatcher".to_owned(),
+            start_by(move |supervisor| Dispatcher::start(context.clone(), supervisor)),
+        ),
     ];
     for (name, entry) in &args.context.repos {
-        let repository = RepositoryArgs { context: args.context.clone(), repo: entry.repo.clone(), address: entry.address.clone() };
+        let repository =
+            RepositoryArgs { context: args.context.clone(), repo: entry.repo.clone(), address: entry.address.clone() };
         let start = start_by(move |supervisor| RepositoryActor::start(repository.clone(), supervisor));
         children.push((ActorKind::Repository, format!("repository:{name}"), start));
     }
@@ -105,7 +114,12 @@ impl Actor for Root {
         Ok(state)
     }
 
-    async fn handle(&self, myself: ActorRef<Self::Msg>, envelope: Self::Msg, state: &mut RootState) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        envelope: Self::Msg,
+        state: &mut RootState,
+    ) -> Result<(), ActorProcessingErr> {
         match envelope.open().0 {
             RootMsg::Restart { child } => {
                 let aftermath = state.children.restart(&child, myself.get_cell()).await;
@@ -113,14 +127,23 @@ impl Actor for Root {
             }
             RootMsg::Describe { reply } => state.on_describe(reply),
             RootMsg::Drain { reply } => {
-                let _ = tokio::time::timeout(STOP_LIMIT, myself.stop_children_and_wait(Some("drained".to_owned()), Some(STOP_LIMIT))).await;
+                let _ = tokio::time::timeout(
+                    STOP_LIMIT,
+                    myself.stop_children_and_wait(Some("drained".to_owned()), Some(STOP_LIMIT)),
+                )
+                .await;
                 let _ = reply.send(());
             }
         }
         Ok(())
     }
 
-    async fn handle_supervisor_evt(&self, _: ActorRef<Self::Msg>, event: SupervisionEvent, state: &mut RootState) -> Result<(), ActorProcessingErr> {
+    async fn handle_supervisor_evt(
+        &self,
+        _: ActorRef<Self::Msg>,
+        event: SupervisionEvent,
+        state: &mut RootState,
+    ) -> Result<(), ActorProcessingErr> {
         let aftermath = state.children.on_event(&event);
         state.act(aftermath);
         Ok(())

@@ -105,7 +105,8 @@ pub enum Started {
 pub fn start(args: &SlugArgs, order: Order, memory: Box<Memory>) -> Started {
     let Order { call, wish } = order;
     let id = clock::operation_id();
-    let (handle, feed) = RunHandle::new(id.clone(), args.todo.clone(), call.asker.lane.clone(), call.asker.worker.clone(), wish.refresh);
+    let (handle, feed) =
+        RunHandle::new(id.clone(), args.todo.clone(), call.asker.lane.clone(), call.asker.worker.clone(), wish.refresh);
     let entered = match args.context.runs.enter(handle.clone()) {
         Ok(entered) => entered,
         Err(on) => return Started::WasOn(on, memory),
@@ -175,7 +176,8 @@ impl Run {
         }
         let deadline = self.stop_at_deadline();
         // The work is a task of its own, so that a panic in a phase is an answer and not a silence.
-        let (feed, handle, args, accepted) = (self.feed.clone(), self.handle.clone(), self.args.clone(), self.call.accepted);
+        let (feed, handle, args, accepted) =
+            (self.feed.clone(), self.handle.clone(), self.args.clone(), self.call.accepted);
         let worked = tokio::spawn(async move {
             let result = self.work().await;
             (self, result)
@@ -239,7 +241,8 @@ impl Run {
     async fn look(&mut self) -> Result<Look, Problem> {
         let memory = std::mem::take(&mut self.memory);
         let SlugArgs { context, repo, todo, .. } = &self.args;
-        let (memory, found) = probe::look(repo, todo, &context.ledger, &context.gate_environment, memory, context.clock.now()).await;
+        let (memory, found) =
+            probe::look(repo, todo, &context.ledger, &context.gate_environment, memory, context.clock.now()).await;
         self.memory = memory;
         let mut found = found?;
         found.probe.claim = self.claim_state();
@@ -281,7 +284,11 @@ impl Run {
                     None => fault.outcome,
                 };
                 timing::phase_carried_out(phase, outcome, took);
-                let reason = if phase == Phase::Gates { Reason::Failed } else { phases::failure_reason(phase, reason, &fault.problem) };
+                let reason = if phase == Phase::Gates {
+                    Reason::Failed
+                } else {
+                    phases::failure_reason(phase, reason, &fault.problem)
+                };
                 self.report(phase, Decision::Fail, reason, took);
                 Err(fault.problem)
             }
@@ -316,10 +323,14 @@ impl Run {
                 self.report(decided.phase, decided.decision, decided.reason, found.took[decided.phase as usize]);
             }
         }
-        let claim = self.claim.clone().ok_or_else(|| Problem::new(ProblemCode::Internal, "a settled run without a claim"))?;
+        let claim =
+            self.claim.clone().ok_or_else(|| Problem::new(ProblemCode::Internal, "a settled run without a claim"))?;
         let stage = self.args.context.board.of(&self.args.todo).stage;
         let mut order = answer::order(&self.args.todo, &self.args.repo, found, &self.memory, stage, &claim);
-        order.claim = crate::model::work_order::ClaimView::of(&claim, !ran.contains(Phase::Dispatch) && self.call.granted.unwrap_or(true));
+        order.claim = crate::model::work_order::ClaimView::of(
+            &claim,
+            !ran.contains(Phase::Dispatch) && self.call.granted.unwrap_or(true),
+        );
         order.operation = Some(self.handle.id.clone());
         order.phases = self.reports.clone();
         order.queued_ms = ms(self.started.saturating_duration_since(self.call.accepted) + self.lock_wait);
@@ -341,12 +352,16 @@ impl Run {
 
     /// The paths with local changes, gone through now.
     pub async fn local_changes(&self) -> Result<Vec<Change>, Problem> {
-        let git = self.args.repo.git_if_open().ok_or_else(|| Problem::new(ProblemCode::Internal, "the repository is not open"))?;
+        let git = self
+            .args
+            .repo
+            .git_if_open()
+            .ok_or_else(|| Problem::new(ProblemCode::Internal, "the repository is not open"))?;
         let path = self.args.repo.worktree_path(&self.args.todo.slug);
         let mark = self.memory.record().todo;
-        tokio::task::spawn_blocking(move || probe::local_changes(&git, &path, mark.as_ref()))
-            .await
-            .map_err(|error| Problem::new(ProblemCode::Internal, format!("looking through the work tree failed: {error}")))?
+        tokio::task::spawn_blocking(move || probe::local_changes(&git, &path, mark.as_ref())).await.map_err(
+            |error| Problem::new(ProblemCode::Internal, format!("looking through the work tree failed: {error}")),
+        )?
     }
 
     /// Commits writes together with what waits for a commit.
@@ -363,7 +378,11 @@ impl Run {
     }
 
     fn refuse_when_stopped(&self) -> Result<(), Problem> {
-        if self.stopped().is_cancelled() { Err(Problem::new(ProblemCode::Cancelled, "ended between two phases")) } else { Ok(()) }
+        if self.stopped().is_cancelled() {
+            Err(Problem::new(ProblemCode::Cancelled, "ended between two phases"))
+        } else {
+            Ok(())
+        }
     }
 
     fn publish(&self) {
@@ -381,7 +400,14 @@ impl Run {
             self.memory.record_mut().last_operation = Some(self.handle.id.clone());
         }
         let total_ms = ms(self.call.accepted.elapsed());
-        timing::call_closed(&self.args.todo, Some(&self.handle.id), outcome(&self.operation, &result), &self.reports, ms(self.lock_wait), total_ms);
+        timing::call_closed(
+            &self.args.todo,
+            Some(&self.handle.id),
+            outcome(&self.operation, &result),
+            &self.reports,
+            ms(self.lock_wait),
+            total_ms,
+        );
         write_end(&self.args, std::mem::take(&mut self.pending), &self.operation).await;
         self.args.context.faults.hit("run.finished");
         RunView::Ended(Arc::new(self.operation.clone()), Arc::new(result))
@@ -390,14 +416,29 @@ impl Run {
     /// A problem with what a client needs to go on: where the log is, which operation it was, and the claim it holds.
     fn in_context(&self, problem: Problem) -> Problem {
         let problem = match self.handle.stop_cause() {
-            Some(StopCause::Cancel) => Problem::new(ProblemCode::Cancelled, format!("operation {} was cancelled; its processes are dead", self.handle.id)),
-            Some(StopCause::Deadline) => Problem::new(ProblemCode::DeadlineExceeded, format!("operation {} reached its time limit; its processes are dead", self.handle.id)),
-            Some(StopCause::Shutdown) => Problem::new(ProblemCode::Interrupted, format!("operation {} was ended by the daemon's shutdown; ask again once it is back", self.handle.id)),
+            Some(StopCause::Cancel) => Problem::new(
+                ProblemCode::Cancelled,
+                format!("operation {} was cancelled; its processes are dead", self.handle.id),
+            ),
+            Some(StopCause::Deadline) => Problem::new(
+                ProblemCode::DeadlineExceeded,
+                format!("operation {} reached its time limit; its processes are dead", self.handle.id),
+            ),
+            Some(StopCause::Shutdown) => Problem::new(
+                ProblemCode::Interrupted,
+                format!("operation {} was ended by the daemon's shutdown; ask again once it is back", self.handle.id),
+            ),
             None => problem,
         };
-        let problem = problem.with("operation", self.handle.id.as_str()).with("log", format!("/operations/{}/log", self.handle.id));
+        let problem = problem
+            .with("operation", self.handle.id.as_str())
+            .with("log", format!("/operations/{}/log", self.handle.id));
         match &self.claim {
-            Some(claim) => problem.with("claim", serde_json::json!({ "token": claim.token, "worker": claim.worker, "expires_at": claim.expires_at }))
+            Some(claim) => problem
+                .with(
+                    "claim",
+                    serde_json::json!({ "token": claim.token, "worker": claim.worker, "expires_at": claim.expires_at }),
+                )
                 .with("worktree", self.args.repo.worktree_path(&self.args.todo.slug).display().to_string()),
             None => problem,
         }
@@ -412,8 +453,17 @@ fn hand_back(args: &SlugArgs, entered: Entered, memory: Option<Box<Memory>>) {
 }
 
 /// The end of a run whose task panicked.
-async fn finish_for_the_dead(args: &SlugArgs, feed: &watch::Sender<RunView>, handle: &RunHandle, accepted: Instant, error: &tokio::task::JoinError) -> RunView {
-    let problem = Problem::new(ProblemCode::Internal, format!("operation {} failed inside the daemon: {error}; ask again", handle.id));
+async fn finish_for_the_dead(
+    args: &SlugArgs,
+    feed: &watch::Sender<RunView>,
+    handle: &RunHandle,
+    accepted: Instant,
+    error: &tokio::task::JoinError,
+) -> RunView {
+    let problem = Problem::new(
+        ProblemCode::Internal,
+        format!("operation {} failed inside the daemon: {error}; ask again", handle.id),
+    );
     let last = match &*feed.borrow() {
         RunView::Live(operation) | RunView::Ended(operation, _) => Some(operation.clone()),
         RunView::Opening | RunView::Refused(_) => None,
@@ -427,7 +477,12 @@ async fn finish_for_the_dead(args: &SlugArgs, feed: &watch::Sender<RunView>, han
     RunView::Ended(Arc::new(operation), Arc::new(result))
 }
 
-fn close(operation: &mut Operation, result: &Result<WorkOrder, Problem>, cause: Option<StopCause>, now: crate::model::time::Timestamp) {
+fn close(
+    operation: &mut Operation,
+    result: &Result<WorkOrder, Problem>,
+    cause: Option<StopCause>,
+    now: crate::model::time::Timestamp,
+) {
     operation.finished_at = Some(now);
     operation.poll_after_ms = None;
     operation.phase = None;
@@ -460,7 +515,9 @@ async fn write_end(args: &SlugArgs, mut batch: Vec<Write>, operation: &Operation
     for attempt in 1..=FINAL_WRITE_TRIES {
         match args.context.ledger.commit(batch.clone()).await {
             Ok(()) => return,
-            Err(problem) => tracing::error!(operation = operation.id.as_str(), attempt, problem = %problem, "the end of an operation could not be written"),
+            Err(problem) => {
+                tracing::error!(operation = operation.id.as_str(), attempt, problem = %problem, "the end of an operation could not be written")
+            }
         }
         tokio::time::sleep(FINAL_WRITE_PAUSE * attempt).await;
     }

@@ -58,7 +58,13 @@ pub struct RunHandle {
 impl RunHandle {
     /// A handle and the sender that feeds it.
     #[must_use]
-    pub fn new(id: OperationId, todo: TodoKey, lane: Lane, worker: Worker, refresh: bool) -> (Self, watch::Sender<RunView>) {
+    pub fn new(
+        id: OperationId,
+        todo: TodoKey,
+        lane: Lane,
+        worker: Worker,
+        refresh: bool,
+    ) -> (Self, watch::Sender<RunView>) {
         let (feed, view) = watch::channel(RunView::Opening);
         let handle =
             Self { id, todo, lane, worker, refresh, view, stop: CancellationToken::new(), cause: Arc::default() };

@@ -20,7 +20,8 @@ use crate::model::supervision::{Budget, Exit, History, Verdict};
 pub const BUDGET: Budget = Budget { restarts_max: 5, window_ms: 60_000, backoff_min_ms: 250, backoff_max_ms: 10_000 };
 
 /// How a child is started, linked to the given supervisor.
-pub type Start = Arc<dyn Fn(ActorCell) -> Pin<Box<dyn Future<Output = Result<ActorCell, String>> + Send>> + Send + Sync>;
+pub type Start =
+    Arc<dyn Fn(ActorCell) -> Pin<Box<dyn Future<Output = Result<ActorCell, String>> + Send>> + Send + Sync>;
 
 /// Turns an async closure into a [`Start`].
 pub fn start_by<F, Fut>(start: F) -> Start
@@ -127,13 +128,25 @@ impl Children {
             Verdict::Restart { after_ms } => {
                 child.state = ChildState::Restarting;
                 metric::actor_restarted(child.kind, restart_reason(exit));
-                tracing::warn!(actor.kind = child.kind.as_str(), actor.name = name, reason = child.history.last_failure, restarts = child.history.restarts, delay_ms = after_ms, "actor failed and will be restarted");
+                tracing::warn!(
+                    actor.kind = child.kind.as_str(),
+                    actor.name = name,
+                    reason = child.history.last_failure,
+                    restarts = child.history.restarts,
+                    delay_ms = after_ms,
+                    "actor failed and will be restarted"
+                );
                 Aftermath::RestartAfter(name.to_owned(), Duration::from_millis(after_ms))
             }
             Verdict::GiveUp => {
                 child.state = ChildState::GivenUp;
                 metric::actor_meltdown(child.kind);
-                tracing::error!(actor.kind = child.kind.as_str(), actor.name = name, reason = child.history.last_failure, "actor failed too often and is given up");
+                tracing::error!(
+                    actor.kind = child.kind.as_str(),
+                    actor.name = name,
+                    reason = child.history.last_failure,
+                    "actor failed too often and is given up"
+                );
                 Aftermath::GaveUp(name.to_owned())
             }
         }

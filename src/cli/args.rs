@@ -25,7 +25,9 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Serve repositories until told to stop (SIGTERM or Ctrl-C).
-    #[command(after_help = "Settings come from flags, then the environment (SLUGLINE_LISTEN, SLUGLINE_DATA_DIR, SLUGLINE_LEASE_DURATION_MS, ...), then the configuration file, then defaults. config.example.toml has every setting.\n\nAsk for work:\n  curl -H \"Authorization: Bearer $(cat ~/.local/state/slugline/token)\" -H 'Content-Type: application/json' \\\n       -d '{\"lane\":\"builder\"}' http://127.0.0.1:7584/todos/work")]
+    #[command(
+        after_help = "Settings come from flags, then the environment (SLUGLINE_LISTEN, SLUGLINE_DATA_DIR, SLUGLINE_LEASE_DURATION_MS, ...), then the configuration file, then defaults. config.example.toml has every setting.\n\nAsk for work:\n  curl -H \"Authorization: Bearer $(cat ~/.local/state/slugline/token)\" -H 'Content-Type: application/json' \\\n       -d '{\"lane\":\"builder\"}' http://127.0.0.1:7584/todos/work"
+    )]
     Serve(Serve),
     /// Make a sample repository, serve it, ask for work twice and show both answers.
     Demo(Demo),
@@ -68,18 +70,30 @@ const FILE_DEFAULT: &str = "slugline.toml";
 impl Serve {
     /// Everything that was said, as one configuration; or every fault, a line each.
     pub fn load(&self) -> Result<Config, Vec<String>> {
-        let flags = [("listen", &self.listen), ("socket", &self.socket), ("data_dir", &self.data_dir), ("worktrees_dir", &self.worktrees_dir)];
+        let flags = [
+            ("listen", &self.listen),
+            ("socket", &self.socket),
+            ("data_dir", &self.data_dir),
+            ("worktrees_dir", &self.worktrees_dir),
+        ];
         let absolute = |key: &'static str, value: &String| match key {
             "listen" => value.clone(),
             // Seen from where the command was given, not from the file's directory.
             _ => std::path::absolute(value).map_or_else(|_| value.clone(), |path| path.display().to_string()),
         };
-        let settings = flags.into_iter().filter_map(|(key, value)| value.as_ref().map(|value| (key, absolute(key, value)))).collect();
+        let settings = flags
+            .into_iter()
+            .filter_map(|(key, value)| value.as_ref().map(|value| (key, absolute(key, value))))
+            .collect();
         let flags = Flags { settings, repos: self.repo.clone() };
-        let env: BTreeMap<String, String> = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect();
+        let env: BTreeMap<String, String> = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect();
         let path = self.config.clone().or_else(|| PathBuf::from(FILE_DEFAULT).is_file().then(|| FILE_DEFAULT.into()));
         let text = match &path {
-            Some(path) => Some(std::fs::read_to_string(path).map_err(|error| vec![format!("{}: {error}", path.display())])?),
+            Some(path) => {
+                Some(std::fs::read_to_string(path).map_err(|error| vec![format!("{}: {error}", path.display())])?)
+            }
             None => None,
         };
         let file = path.as_deref().zip(text.as_deref());

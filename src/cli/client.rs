@@ -69,7 +69,8 @@ impl Client {
 
     /// `POST` of a JSON body.
     pub async fn post(&self, path: &str, body: &Value) -> anyhow::Result<Reply> {
-        self.send(Method::POST, path, &[(header::CONTENT_TYPE.as_str(), "application/json")], body.to_string().into()).await
+        self.send(Method::POST, path, &[(header::CONTENT_TYPE.as_str(), "application/json")], body.to_string().into())
+            .await
     }
 
     /// `GET`.
@@ -83,7 +84,13 @@ impl Client {
     }
 
     /// Any request.
-    pub async fn send(&self, method: Method, path: &str, headers: &[(&str, &str)], body: Bytes) -> anyhow::Result<Reply> {
+    pub async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Bytes,
+    ) -> anyhow::Result<Reply> {
         let host = match &self.place {
             Place::Tcp(address) => address.to_string(),
             Place::Unix(_) => "localhost".to_owned(),
@@ -98,8 +105,22 @@ impl Client {
         let request = request.body(Full::new(body)).context("not a request")?;
         let call = async {
             match &self.place {
-                Place::Tcp(address) => call(TcpStream::connect(address).await.with_context(|| format!("no daemon answers on {address}"))?, request).await,
-                Place::Unix(socket) => call(UnixStream::connect(socket).await.with_context(|| format!("no daemon answers on {}", socket.display()))?, request).await,
+                Place::Tcp(address) => {
+                    call(
+                        TcpStream::connect(address).await.with_context(|| format!("no daemon answers on {address}"))?,
+                        request,
+                    )
+                    .await
+                }
+                Place::Unix(socket) => {
+                    call(
+                        UnixStream::connect(socket)
+                            .await
+                            .with_context(|| format!("no daemon answers on {}", socket.display()))?,
+                        request,
+                    )
+                    .await
+                }
             }
         };
         tokio::time::timeout(CALL_LIMIT, call).await.context("the daemon did not answer in time")?
@@ -125,10 +146,17 @@ impl Client {
 }
 
 fn order(reply: &Reply) -> anyhow::Result<Value> {
-    if reply.status == StatusCode::OK.as_u16() { Ok(reply.json()) } else { bail!("the daemon answered {}: {}", reply.status, reply.text()) }
+    if reply.status == StatusCode::OK.as_u16() {
+        Ok(reply.json())
+    } else {
+        bail!("the daemon answered {}: {}", reply.status, reply.text())
+    }
 }
 
-async fn call(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, request: Request<Full<Bytes>>) -> anyhow::Result<Reply> {
+async fn call(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    request: Request<Full<Bytes>>,
+) -> anyhow::Result<Reply> {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let driver = tokio::spawn(connection);
     let response = sender.send_request(request).await?;

@@ -25,7 +25,8 @@ timeout_ms = 60000
 
 const MAKEFILE: &str = "prepare:\n\t@mkdir -p .cache\n\t@for package in $$(cat packages.lock); do echo \"fetching $$package\"; sleep 0.2; echo $$package > .cache/$$package; done\n\ncheck:\n\t@test -f README.md && echo \"all is well\"\n";
 
-const ROADMAP: &str = "- slug: fix-login\n- slug: add-search\n  priority: 1\n- slug: ship-it\n  after: [fix-login, add-search]\n";
+const ROADMAP: &str =
+    "- slug: fix-login\n- slug: add-search\n  priority: 1\n- slug: ship-it\n  after: [fix-login, add-search]\n";
 
 /// A repository made for the demo.
 pub struct Sample {
@@ -52,7 +53,11 @@ pub fn make_sample(dir: &Path) -> anyhow::Result<Sample> {
         std::fs::create_dir_all(file.parent().unwrap_or(&path))?;
         std::fs::write(&file, content).with_context(|| file.display().to_string())?;
     }
-    for args in [&["init", "--quiet", "--initial-branch", "main"][..], &["add", "--all"], &["commit", "--quiet", "--message", "A sample repository"]] {
+    for args in [
+        &["init", "--quiet", "--initial-branch", "main"][..],
+        &["add", "--all"],
+        &["commit", "--quiet", "--message", "A sample repository"],
+    ] {
         git(&path, args)?;
     }
     Ok(Sample { path })
@@ -63,7 +68,14 @@ fn git(dir: &Path, args: &[&str]) -> anyhow::Result<()> {
     let output = Command::new("git")
         .args(args)
         .current_dir(dir)
-        .envs([("GIT_CONFIG_GLOBAL", "/dev/null"), ("GIT_CONFIG_NOSYSTEM", "1"), ("GIT_AUTHOR_NAME", "Sample"), ("GIT_AUTHOR_EMAIL", "sample@localhost"), ("GIT_COMMITTER_NAME", "Sample"), ("GIT_COMMITTER_EMAIL", "sample@localhost")])
+        .envs([
+            ("GIT_CONFIG_GLOBAL", "/dev/null"),
+            ("GIT_CONFIG_NOSYSTEM", "1"),
+            ("GIT_AUTHOR_NAME", "Sample"),
+            ("GIT_AUTHOR_EMAIL", "sample@localhost"),
+            ("GIT_COMMITTER_NAME", "Sample"),
+            ("GIT_COMMITTER_EMAIL", "sample@localhost"),
+        ])
         .env_remove("GIT_DIR")
         .env_remove("GIT_WORK_TREE")
         .env_remove("GIT_INDEX_FILE")
@@ -91,7 +103,11 @@ pub async fn show(client: &Client, out: &mut impl Write) -> anyhow::Result<()> {
     table(&second, "second answer, nothing changed", out)?;
     let (before, after) = (first["total_ms"].as_f64().unwrap_or(0.0), second["total_ms"].as_f64().unwrap_or(0.0));
     if after > 0.0 {
-        writeln!(out, "The second was {:.0} times as fast: no process was started and nothing was written.\n", before / after)?;
+        writeln!(
+            out,
+            "The second was {:.0} times as fast: no process was started and nothing was written.\n",
+            before / after
+        )?;
     }
     Ok(())
 }
@@ -100,7 +116,14 @@ fn table(order: &Value, title: &str, out: &mut impl Write) -> std::io::Result<()
     writeln!(out, "{title}: worktree {}", order["worktree"]["path"].as_str().unwrap_or("?"))?;
     for phase in order["phases"].as_array().into_iter().flatten() {
         let text = |name: &str| phase[name].as_str().unwrap_or("?").to_owned();
-        writeln!(out, "  {:<10} {:<5} {:<20} {:>10.3} ms", text("phase"), text("decision"), text("reason"), phase["duration_ms"].as_f64().unwrap_or(0.0))?;
+        writeln!(
+            out,
+            "  {:<10} {:<5} {:<20} {:>10.3} ms",
+            text("phase"),
+            text("decision"),
+            text("reason"),
+            phase["duration_ms"].as_f64().unwrap_or(0.0)
+        )?;
     }
     writeln!(out, "  {:<37} {:>10.3} ms\n", "total", order["total_ms"].as_f64().unwrap_or(0.0))
 }

@@ -65,7 +65,10 @@ impl Repository {
         }
         let blob = library.find_blob(entry.id()).map_err(GitError::library(path))?;
         if blob.size() > TEXT_BYTES_MAX {
-            return Err(GitError::State(format!("{path} on the base commit has {} bytes, at most {TEXT_BYTES_MAX} are read", blob.size())));
+            return Err(GitError::State(format!(
+                "{path} on the base commit has {} bytes, at most {TEXT_BYTES_MAX} are read",
+                blob.size()
+            )));
         }
         let text = String::from_utf8(blob.content().to_vec());
         text.map(Some).map_err(|_| GitError::State(format!("{path} on the base commit is not UTF-8")))
@@ -77,7 +80,9 @@ impl Repository {
         let mut found = BaseTodos::default();
         match self.text(commit, &roadmap_path) {
             Ok(roadmap) => found.roadmap = roadmap,
-            Err(error) => found.faults.push((None, FileFault { file: roadmap_path, line: 1, message: error.to_string() })),
+            Err(error) => {
+                found.faults.push((None, FileFault { file: roadmap_path, line: 1, message: error.to_string() }))
+            }
         }
         let library = self.library();
         let root = tree(&library, commit)?;
@@ -103,10 +108,13 @@ impl Repository {
         {
             let library = self.library();
             let root = tree(&library, commit)?;
-            hints.root_files = root.iter().filter(is_file).filter_map(|entry| entry.name().ok().map(str::to_owned)).collect();
+            hints.root_files =
+                root.iter().filter(is_file).filter_map(|entry| entry.name().ok().map(str::to_owned)).collect();
             hints.has_script = root.get_path(SCRIPT.as_ref()).is_ok_and(|entry| is_file(&entry));
         }
-        let makefile = ["GNUmakefile", "makefile", "Makefile"].into_iter().find(|name| hints.root_files.iter().any(|file| file == name));
+        let makefile = ["GNUmakefile", "makefile", "Makefile"]
+            .into_iter()
+            .find(|name| hints.root_files.iter().any(|file| file == name));
         if let Some(makefile) = makefile {
             hints.makefile = self.text(commit, makefile).unwrap_or(None);
         }
@@ -155,7 +163,10 @@ impl Walk<'_> {
             if entry.kind() == Some(ObjectType::Tree) {
                 match self.library.find_tree(entry.id()) {
                     Ok(below) if depth < DEPTH_MAX => self.tree(&below, &path, depth + 1),
-                    _ => drop(self.fault.get_or_insert_with(|| format!("{path} nests deeper than {DEPTH_MAX} or cannot be read"))),
+                    _ => drop(
+                        self.fault
+                            .get_or_insert_with(|| format!("{path} nests deeper than {DEPTH_MAX} or cannot be read")),
+                    ),
                 }
             } else if is_file(&entry) && self.files.len() < FILES_MAX {
                 self.files.push(BaseFile { path, blob: oid_of(entry.id()), executable: entry.filemode() == 0o100_755 });

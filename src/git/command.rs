@@ -129,7 +129,13 @@ impl GitError {
 }
 
 /// Runs `git <args>` in `cwd`, hardened; tries again while another git holds a lock.
-pub(super) async fn run(repo: &Repository, exec: &impl Exec, cwd: &Path, what: &'static str, args: &[&str]) -> Result<(), GitError> {
+pub(super) async fn run(
+    repo: &Repository,
+    exec: &impl Exec,
+    cwd: &Path,
+    what: &'static str,
+    args: &[&str],
+) -> Result<(), GitError> {
     let mut pause = PAUSE_MIN;
     for attempt in 1.. {
         let env = hardening::environment(repo)?;

@@ -66,7 +66,9 @@ fn replacement(key: &str) -> Option<&'static str> {
         ("merge", "driver") => Some("false"),
         ("diff", "external" | "command" | "textconv") | ("interactive", "difffilter") => Some(""),
         ("core", "sshcommand") => Some("ssh -oBatchMode=yes"),
-        ("core", "gitproxy" | "askpass") | ("credential", "helper") | ("gpg", "program" | "defaultkeycommand") => Some(""),
+        ("core", "gitproxy" | "askpass") | ("credential", "helper") | ("gpg", "program" | "defaultkeycommand") => {
+            Some("")
+        }
         ("remote", "uploadpack") => Some("git-upload-pack"),
         ("remote", "receivepack") => Some("git-receive-pack"),
         ("remote", "vcs") | ("trailer", "command" | "cmd") | ("uploadpack", "packobjectshook") => Some(""),
@@ -77,9 +79,11 @@ fn replacement(key: &str) -> Option<&'static str> {
 
 /// Everything a git command of ours gets in its environment.
 pub(super) fn environment(repo: &Repository) -> Result<Vec<(OsString, OsString)>, GitError> {
-    let mut pairs: Vec<(String, String)> = ALWAYS.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect();
+    let mut pairs: Vec<(String, String)> =
+        ALWAYS.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect();
     pairs.extend(overrides(repo.common_dir())?);
-    let mut env: Vec<(OsString, OsString)> = ENVIRONMENT.iter().map(|&(key, value)| (key.into(), value.into())).collect();
+    let mut env: Vec<(OsString, OsString)> =
+        ENVIRONMENT.iter().map(|&(key, value)| (key.into(), value.into())).collect();
     env.push(("GIT_CONFIG_COUNT".into(), pairs.len().to_string().into()));
     for (index, (key, value)) in pairs.into_iter().enumerate() {
         env.push((format!("GIT_CONFIG_KEY_{index}").into(), key.into()));
@@ -106,7 +110,9 @@ fn overrides(common_dir: &Path) -> Result<BTreeMap<String, String>, GitError> {
     let decide = |key: String| {
         let value = own_value(&key).or_else(|| replacement(&key).map(str::to_owned))?;
         // git refuses an empty work tree or attributes file; these two are simply the user's or not there.
-        Some((key, value)).filter(|(key, value)| !(value.is_empty() && key.starts_with("core.attributesfile") || key == "core.worktree"))
+        Some((key, value)).filter(|(key, value)| {
+            !(value.is_empty() && key.starts_with("core.attributesfile") || key == "core.worktree")
+        })
     };
     Ok(local.keys.into_iter().filter_map(decide).collect())
 }

@@ -99,7 +99,10 @@ mod tests {
 
     #[test]
     fn only_a_lock_git_names_is_looked_at() {
-        assert_eq!(named_lock("fatal: Unable to create '/r/.git/index.lock': File exists."), Some("/r/.git/index.lock".into()));
+        assert_eq!(
+            named_lock("fatal: Unable to create '/r/.git/index.lock': File exists."),
+            Some("/r/.git/index.lock".into())
+        );
         assert_eq!(named_lock("error: could not lock config file .git/config"), None);
         assert_eq!(named_lock("Unable to create '/etc/passwd': File exists"), None);
     }

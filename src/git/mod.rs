@@ -1,7 +1,8 @@
 //! Repositories, refs, worktrees and syncing. `git2` types and knowledge of git's files stop at this door.
 //!
 //! May know `model`. Starts no process itself: git command lines go out through [`Exec`]. Reading order: `repository`
-//! (opening), `refs` and `place` (the cheap look, by reading files), `base` (what a base commit says), `status`,
+//! (opening), `stamp`, `refs` and `place` (the cheap look, by
+//! stats and small reads), `base` (what a base commit says), `status`,
 //! `hardening` and `command` (how git is run so that nothing planted runs with it), `worktree`, `sync`, `todo_sync`
 //! (effects), `locks` (stale ones).
 //!
@@ -15,6 +16,7 @@ mod locks;
 mod place;
 mod refs;
 pub mod repository;
+mod stamp;
 mod status;
 pub mod sync;
 pub mod todo_sync;
@@ -24,8 +26,9 @@ pub mod worktree;
 mod tests;
 
 pub use command::{Exec, GitCommand, GitEnd, GitError, GitExit};
-pub use place::{ForeignReason, Place};
+pub use place::{ForeignReason, Place, Seen};
 pub use repository::{OpenError, Repository};
+pub use stamp::Stamp;
 pub use status::{Change, ChangeKind};
 
 use crate::model::ids::Oid;

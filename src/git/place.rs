@@ -3,9 +3,11 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::refs::read_small;
+use super::stamp::Witness;
 use super::{GitError, Repository};
 use crate::model::ids::{Oid, Slug};
 
@@ -80,7 +82,50 @@ const IN_PROGRESS: [(&str, &str); 6] = [
 /// The reason git gives a lock it takes while it makes a worktree.
 const INITIALIZING: &str = "initializing";
 
+/// A worktree that was seen whole, and the stamps that say it still is. Belongs to whoever asks again.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    place: Place,
+    directory: (u64, u64),
+    witness: Witness,
+}
+
+impl Seen {
+    /// Whether the worktree is as it was: the same directory, and nothing changed of what was read.
+    fn holds(&self, path: &Path) -> bool {
+        let directory =
+            fs::symlink_metadata(path).ok().filter(fs::Metadata::is_dir).map(|meta| (meta.dev(), meta.ino()));
+        directory == Some(self.directory) && self.witness.holds()
+    }
+}
+
 impl Repository {
+    /// What stands at `path`, as the place of `slug`. `seen` saves reading when no stat has changed, and is renewed.
+    pub fn glance_again(&self, path: &Path, slug: &Slug, seen: &mut Option<Seen>) -> Result<Place, GitError> {
+        if let Some(known) = seen.as_ref().filter(|known| known.holds(path)) {
+            return Ok(known.place.clone());
+        }
+        // The stamps are taken before anything is read, so that a change in between shows the next time.
+        let witness = self.witness(path, slug);
+        let place = self.glance(path, slug)?;
+        let directory = fs::symlink_metadata(path).ok().map(|meta| (meta.dev(), meta.ino()));
+        *seen = match (&place, witness.filter(Witness::settled), directory) {
+            (Place::Present { .. }, Some(witness), Some(directory)) => {
+                Some(Seen { place: place.clone(), directory, witness })
+            }
+            _ => None,
+        };
+        Ok(place)
+    }
+
+    /// Everything a worktree's standing is read from. Its admin directory stands for the files that come and go in it.
+    fn witness(&self, path: &Path, slug: &Slug) -> Option<Witness> {
+        let admin = self.admin_of(path)?;
+        let files = ["gitdir", "commondir", "HEAD"].map(|name| admin.join(name));
+        let refs = [self.common_dir().join(format!("refs/heads/{slug}")), self.common_dir().join("packed-refs")];
+        Some(Witness::of([path.join(".git"), admin].into_iter().chain(files).chain(refs)))
+    }
+
     /// What stands at `path`, as the place of `slug`.
     pub fn glance(&self, path: &Path, slug: &Slug) -> Result<Place, GitError> {
         let foreign = |reason| Ok(Place::Foreign(reason));
@@ -184,7 +229,8 @@ impl Repository {
     /// Where the slug's branch is checked out, the main work tree included.
     fn checked_out_at(&self, slug: &Slug) -> Option<String> {
         let wanted = format!("ref: refs/heads/{slug}");
-        let is_on = |dir: &Path| read_small(&dir.join("HEAD")).ok().flatten().is_some_and(|head| head.trim_end() == wanted);
+        let is_on =
+            |dir: &Path| read_small(&dir.join("HEAD")).ok().flatten().is_some_and(|head| head.trim_end() == wanted);
         if is_on(self.common_dir()) {
             return Some(self.main_path().display().to_string());
         }

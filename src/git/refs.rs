@@ -79,8 +79,13 @@ fn packed_line(line: &str) -> Option<(String, Oid)> {
 impl Repository {
     /// The commit a ref leads to; `None` when there is no such ref.
     pub(super) fn resolve(&self, name: &str) -> Result<Option<Oid>, GitError> {
+        Ok(self.resolve_once(name)?.map(|(oid, _)| oid))
+    }
+
+    /// The same, and whether the ref itself holds the commit (and does not lead to another ref).
+    pub(super) fn resolve_once(&self, name: &str) -> Result<Option<(Oid, bool)>, GitError> {
         let mut name = name.to_owned();
-        for _ in 0..SYMBOLIC_DEPTH_MAX {
+        for depth in 0..SYMBOLIC_DEPTH_MAX {
             let path = self.common_dir().join(&name);
             let text = match read_small(&path) {
                 Ok(text) => text,
@@ -89,13 +94,18 @@ impl Repository {
                 Err(error) => return Err(GitError::file(&path)(error)),
             };
             let Some(text) = text else {
-                return self.packed.get(&name).map_err(GitError::file(&self.common_dir().join("packed-refs")));
+                let packed = self.packed.get(&name).map_err(GitError::file(&self.common_dir().join("packed-refs")))?;
+                return Ok(packed.map(|oid| (oid, depth == 0)));
             };
             match text.trim_end().strip_prefix("ref: ") {
-                Some(target) if target.starts_with("refs/") && !target.split('/').any(|part| part == "..") => target.clone_into(&mut name),
+                Some(target) if target.starts_with("refs/") && !target.split('/').any(|part| part == "..") => {
+                    target.clone_into(&mut name)
+                }
                 Some(_) => return Err(GitError::State(format!("ref {name} leads outside of refs"))),
                 None => {
-                    return Oid::parse(text.trim_end()).map(Some).map_err(|_| GitError::State(format!("ref {name} is damaged")));
+                    let oid =
+                        Oid::parse(text.trim_end()).map_err(|_| GitError::State(format!("ref {name} is damaged")))?;
+                    return Ok(Some((oid, depth == 0)));
                 }
             }
         }

@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use git2::ErrorCode;
 
 use super::refs::PackedRefs;
+use super::stamp::Witness;
 use super::{GitError, oid_of};
 use crate::model::ids::{Oid, RepoName};
 
@@ -51,7 +52,9 @@ pub enum OpenError {
     #[error("HEAD of {0} is detached, so its base branch cannot be seen; set base to a branch")]
     DetachedBase(String),
     /// Its format is beyond us.
-    #[error("{path} has a format that is not supported ({reason}); serve a clone with the default formats (sha1, files)")]
+    #[error(
+        "{path} has a format that is not supported ({reason}); serve a clone with the default formats (sha1, files)"
+    )]
     Unsupported {
         /// The repository.
         path: String,
@@ -59,7 +62,9 @@ pub enum OpenError {
         reason: String,
     },
     /// Somebody else owns it.
-    #[error("{0} belongs to another user; run the daemon as that user, or add it to safe.directory in the global git configuration")]
+    #[error(
+        "{0} belongs to another user; run the daemon as that user, or add it to safe.directory in the global git configuration"
+    )]
     OtherOwner(String),
     /// Anything else.
     #[error("{path} cannot be opened: {reason}")]
@@ -79,6 +84,7 @@ pub struct Repository {
     base_branch: String,
     base_ref: String,
     handle: Mutex<git2::Repository>,
+    base: Mutex<Option<(Witness, Oid)>>,
     pub(super) packed: PackedRefs,
 }
 
@@ -114,7 +120,16 @@ impl Repository {
         };
         let base_ref = base_ref(&opened, &shown, &base_branch, remote)?;
         let packed = PackedRefs::new(&common_dir);
-        Ok(Self { name, common_dir, main_path, base_branch, base_ref, handle: Mutex::new(opened), packed })
+        Ok(Self {
+            name,
+            common_dir,
+            main_path,
+            base_branch,
+            base_ref,
+            handle: Mutex::new(opened),
+            base: Mutex::default(),
+            packed,
+        })
     }
 
     /// Its registered name.
@@ -141,9 +156,19 @@ impl Repository {
         &self.base_branch
     }
 
-    /// The base's commit now: one small file in most cases.
+    /// The base's commit now: two stats when it has not moved.
     pub fn base_oid(&self) -> Result<Oid, GitError> {
-        self.resolve(&self.base_ref)?.ok_or_else(|| GitError::State(format!("{} is gone; make it again, or set base to another branch", self.base_ref)))
+        let mut known = self.base.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, oid)) = known.as_ref().filter(|(witness, _)| witness.holds()) {
+            return Ok(oid.clone());
+        }
+        let witness = Witness::of([self.common_dir.join(&self.base_ref), self.common_dir.join("packed-refs")]);
+        let gone =
+            || GitError::State(format!("{} is gone; make it again, or set base to another branch", self.base_ref));
+        let (oid, direct) = self.resolve_once(&self.base_ref)?.ok_or_else(gone)?;
+        // A base that is a symbolic ref changes elsewhere: it is read anew each time.
+        *known = (direct && witness.settled()).then(|| (witness, oid.clone()));
+        Ok(oid)
     }
 
     /// The library handle, for one short use.
@@ -174,7 +199,12 @@ fn classify(path: &str, error: &git2::Error) -> OpenError {
     match error.code() {
         ErrorCode::NotFound => OpenError::NotARepository(path.to_owned()),
         ErrorCode::Owner => OpenError::OtherOwner(path.to_owned()),
-        _ if message.contains("extension") || message.contains("object format") || message.contains("objectformat") || message.contains("repository format") || message.contains("refstorage") => {
+        _ if message.contains("extension")
+            || message.contains("object format")
+            || message.contains("objectformat")
+            || message.contains("repository format")
+            || message.contains("refstorage") =>
+        {
             OpenError::Unsupported { path: path.to_owned(), reason: message }
         }
         _ => OpenError::Other { path: path.to_owned(), reason: message },

@@ -33,12 +33,21 @@ impl Repository {
         let fault = || GitError::library(format!("status of {}", worktree.display()));
         let repo = git2::Repository::open(worktree).map_err(fault())?;
         let mut options = StatusOptions::new();
-        options.include_untracked(true).recurse_untracked_dirs(true).include_ignored(false).update_index(false).no_refresh(false);
+        options
+            .include_untracked(true)
+            .recurse_untracked_dirs(true)
+            .include_ignored(false)
+            .update_index(false)
+            .no_refresh(false);
         let statuses = repo.statuses(Some(&mut options)).map_err(fault())?;
         let change = |entry: git2::StatusEntry<'_>| {
             let kind = if entry.status() == Status::WT_NEW { ChangeKind::Untracked } else { ChangeKind::Tracked };
             Change { path: String::from_utf8_lossy(entry.path_bytes()).into_owned(), kind }
         };
-        Ok(statuses.iter().filter(|entry| !entry.status().is_empty() && !entry.status().is_ignored()).map(change).collect())
+        Ok(statuses
+            .iter()
+            .filter(|entry| !entry.status().is_empty() && !entry.status().is_ignored())
+            .map(change)
+            .collect())
     }
 }

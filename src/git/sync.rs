@@ -39,7 +39,15 @@ pub enum SyncOutcome {
 
 /// Brings `base` into the branch at `head` that is checked out at `path`. The caller holds the exclusion and has seen
 /// the work tree clean.
-pub async fn merge_base_in(repo: &Arc<Repository>, exec: &impl Exec, path: &Path, slug: &Slug, head: &Oid, base: &Oid, mode: SyncMode) -> Result<SyncOutcome, GitError> {
+pub async fn merge_base_in(
+    repo: &Arc<Repository>,
+    exec: &impl Exec,
+    path: &Path,
+    slug: &Slug,
+    head: &Oid,
+    base: &Oid,
+    mode: SyncMode,
+) -> Result<SyncOutcome, GitError> {
     let (git, at, from, to) = (repo.clone(), path.to_owned(), head.clone(), base.clone());
     let foreseen = tokio::task::spawn_blocking(move || foresee(&git, &at, &from, &to, mode)).await;
     if let Some(outcome) = foreseen.map_err(|error| GitError::State(format!("looking ahead failed: {error}")))?? {
@@ -47,13 +55,28 @@ pub async fn merge_base_in(repo: &Arc<Repository>, exec: &impl Exec, path: &Path
     }
     let message = format!("Merge {} into {slug}", repo.base_branch());
     let (what, args): (_, Vec<&str>) = match mode {
-        SyncMode::Rebase => ("rebase", vec!["rebase", "--quiet", "--no-autostash", "--no-autosquash", "--no-fork-point", "--no-update-refs", base.as_str()]),
+        SyncMode::Rebase => (
+            "rebase",
+            vec![
+                "rebase",
+                "--quiet",
+                "--no-autostash",
+                "--no-autosquash",
+                "--no-fork-point",
+                "--no-update-refs",
+                base.as_str(),
+            ],
+        ),
         SyncMode::FfOnly => ("merge", vec!["merge", "--quiet", "--no-stat", "--ff-only", base.as_str()]),
-        SyncMode::Merge | SyncMode::Off => ("merge", vec!["merge", "--quiet", "--no-stat", "--no-edit", "--no-verify-signatures", "-m", &message, base.as_str()]),
+        SyncMode::Merge | SyncMode::Off => (
+            "merge",
+            vec!["merge", "--quiet", "--no-stat", "--no-edit", "--no-verify-signatures", "-m", &message, base.as_str()],
+        ),
     };
     match run(repo, exec, path, what, &args).await {
         Ok(()) => {
-            let head = repo.branch_oid(slug).ok_or_else(|| GitError::State(format!("branch {slug} is gone after {what}")))?;
+            let head =
+                repo.branch_oid(slug).ok_or_else(|| GitError::State(format!("branch {slug} is gone after {what}")))?;
             Ok(SyncOutcome::Merged { head })
         }
         Err(error) => undo_failed(repo, exec, path, slug, head, error).await,
@@ -61,19 +84,32 @@ pub async fn merge_base_in(repo: &Arc<Repository>, exec: &impl Exec, path: &Path
 }
 
 /// A merge or rebase that stopped half way is undone; if it stopped at conflicts, they are named.
-async fn undo_failed(repo: &Arc<Repository>, exec: &impl Exec, path: &Path, slug: &Slug, head: &Oid, error: GitError) -> Result<SyncOutcome, GitError> {
+async fn undo_failed(
+    repo: &Arc<Repository>,
+    exec: &impl Exec,
+    path: &Path,
+    slug: &Slug,
+    head: &Oid,
+    error: GitError,
+) -> Result<SyncOutcome, GitError> {
     let files = unmerged(path);
     abort(repo, exec, path, slug).await?;
     if repo.branch_oid(slug).as_ref() != Some(head) {
-        return Err(GitError::State(format!("after undoing ({error}) branch {slug} is not where it was: look at its reflog")));
+        return Err(GitError::State(format!(
+            "after undoing ({error}) branch {slug} is not where it was: look at its reflog"
+        )));
     }
     if files.is_empty() { Err(error) } else { Ok(SyncOutcome::Conflict { files }) }
 }
 
 async fn abort(repo: &Repository, exec: &impl Exec, path: &Path, slug: &Slug) -> Result<(), GitError> {
     match repo.glance(path, slug)? {
-        Place::Present { in_progress: Some("merge"), .. } => run(repo, exec, path, "merge_abort", &["merge", "--abort"]).await,
-        Place::Present { in_progress: Some("rebase"), .. } => run(repo, exec, path, "rebase_abort", &["rebase", "--abort"]).await,
+        Place::Present { in_progress: Some("merge"), .. } => {
+            run(repo, exec, path, "merge_abort", &["merge", "--abort"]).await
+        }
+        Place::Present { in_progress: Some("rebase"), .. } => {
+            run(repo, exec, path, "rebase_abort", &["rebase", "--abort"]).await
+        }
         _ => Ok(()),
     }
 }
@@ -88,7 +124,8 @@ fn conflicts(index: &git2::Index) -> Vec<String> {
         let side = conflict.our.or(conflict.their).or(conflict.ancestor)?;
         Some(String::from_utf8_lossy(&side.path).into_owned())
     };
-    let mut files: Vec<String> = index.conflicts().into_iter().flatten().filter_map(|conflict| name(conflict.ok()?)).collect();
+    let mut files: Vec<String> =
+        index.conflicts().into_iter().flatten().filter_map(|conflict| name(conflict.ok()?)).collect();
     files.sort();
     files.dedup();
     files.truncate(FILES_MAX);
@@ -96,7 +133,13 @@ fn conflicts(index: &git2::Index) -> Vec<String> {
 }
 
 /// What can be known without touching anything. Blocks.
-fn foresee(repo: &Repository, path: &Path, head: &Oid, base: &Oid, mode: SyncMode) -> Result<Option<SyncOutcome>, GitError> {
+fn foresee(
+    repo: &Repository,
+    path: &Path,
+    head: &Oid,
+    base: &Oid,
+    mode: SyncMode,
+) -> Result<Option<SyncOutcome>, GitError> {
     let library = repo.library();
     let fault = || GitError::library(format!("comparing {head} with {base}"));
     let (ours, theirs) = (id_of(head).map_err(fault())?, id_of(base).map_err(fault())?);
@@ -109,7 +152,8 @@ fn foresee(repo: &Repository, path: &Path, head: &Oid, base: &Oid, mode: SyncMod
         return Ok(Some(SyncOutcome::Conflict { files: Vec::new() }));
     }
     if !forward && mode == SyncMode::Merge {
-        let (ours, theirs) = (library.find_commit(ours).map_err(fault())?, library.find_commit(theirs).map_err(fault())?);
+        let (ours, theirs) =
+            (library.find_commit(ours).map_err(fault())?, library.find_commit(theirs).map_err(fault())?);
         let merged = library.merge_commits(&ours, &theirs, None).map_err(fault())?;
         if merged.has_conflicts() {
             return Ok(Some(SyncOutcome::Conflict { files: conflicts(&merged) }));
@@ -121,7 +165,13 @@ fn foresee(repo: &Repository, path: &Path, head: &Oid, base: &Oid, mode: SyncMod
 
 /// Files the base adds that stand in the work tree without being tracked. git refuses to overwrite untracked ones and
 /// silently overwrites ignored ones; both are somebody's.
-fn in_the_way(library: &git2::Repository, path: &Path, head: git2::Oid, ancestor: git2::Oid, base: git2::Oid) -> Result<Vec<String>, git2::Error> {
+fn in_the_way(
+    library: &git2::Repository,
+    path: &Path,
+    head: git2::Oid,
+    ancestor: git2::Oid,
+    base: git2::Oid,
+) -> Result<Vec<String>, git2::Error> {
     let tree = |id| library.find_commit(id).and_then(|commit| commit.tree());
     let (head, ancestor, base) = (tree(head)?, tree(ancestor)?, tree(base)?);
     let mut options = DiffOptions::new();
@@ -132,7 +182,8 @@ fn in_the_way(library: &git2::Repository, path: &Path, head: git2::Oid, ancestor
         let file = delta.new_file();
         let name = file.path()?;
         let blocker = blocker(&head, path, name)?;
-        let same = blocker == name && git2::Oid::hash_file(ObjectType::Blob, path.join(name)).is_ok_and(|id| id == file.id());
+        let same =
+            blocker == name && git2::Oid::hash_file(ObjectType::Blob, path.join(name)).is_ok_and(|id| id == file.id());
         (!same).then(|| blocker.to_string_lossy().into_owned())
     });
     Ok(blocked.take(FILES_MAX).collect())
@@ -155,7 +206,14 @@ fn blocker<'a>(head: &git2::Tree<'_>, path: &Path, name: &'a Path) -> Option<&'a
 /// Undoes a sync of ours that was cut short. The durable mark proves that the work tree was clean at `head` when it
 /// began, so a file that is not as committed at `head` but as (or the beginning of) what `base` brings is ours and is
 /// put back; anything else is somebody's edit and stays.
-pub async fn undo_interrupted(repo: &Arc<Repository>, exec: &impl Exec, path: &Path, slug: &Slug, head: &Oid, base: &Oid) -> Result<(), GitError> {
+pub async fn undo_interrupted(
+    repo: &Arc<Repository>,
+    exec: &impl Exec,
+    path: &Path,
+    slug: &Slug,
+    head: &Oid,
+    base: &Oid,
+) -> Result<(), GitError> {
     abort(repo, exec, path, slug).await?;
     let (git, at, slug, from, to) = (repo.clone(), path.to_owned(), slug.clone(), head.clone(), base.clone());
     let undone = tokio::task::spawn_blocking(move || {

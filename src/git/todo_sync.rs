@@ -55,13 +55,24 @@ pub fn decide_file(last: Option<&Oid>, now: Option<&Oid>, here: Option<&Oid>) ->
 }
 
 /// Brings the brief of a slug in: `now` is the base's, `mark` what was brought in last. Blocks.
-pub fn sync_todo(repo: &Repository, worktree: &Path, dir: &str, slug: &Slug, mark: Option<&TodoMark>, now: Option<&BaseTodo>) -> Result<(TodoMark, TodoSyncOutcome), GitError> {
+pub fn sync_todo(
+    repo: &Repository,
+    worktree: &Path,
+    dir: &str,
+    slug: &Slug,
+    mark: Option<&TodoMark>,
+    now: Option<&BaseTodo>,
+) -> Result<(TodoMark, TodoSyncOutcome), GitError> {
     let files: &[BaseFile] = now.map_or(&[], |todo| &todo.files);
     let mut next = TodoMark { tree: now.map(|todo| todo.tree.clone()), ..TodoMark::default() };
     let last = |path: &str| mark.and_then(|mark| mark.files.get(path)).cloned();
     let head = repo.branch_oid(slug);
     let mut changed = 0;
-    let names: BTreeSet<&str> = files.iter().map(|file| file.path.as_str()).chain(mark.into_iter().flat_map(|mark| mark.files.keys().map(String::as_str))).collect();
+    let names: BTreeSet<&str> = files
+        .iter()
+        .map(|file| file.path.as_str())
+        .chain(mark.into_iter().flat_map(|mark| mark.files.keys().map(String::as_str)))
+        .collect();
     for path in names {
         let base = files.iter().find(|file| file.path == path);
         // Without a mark, what the branch has committed counts as brought in.
@@ -109,7 +120,9 @@ pub fn sync_todo(repo: &Repository, worktree: &Path, dir: &str, slug: &Slug, mar
 /// file, or a path through a link, stands there: that is the worker's.
 #[expect(clippy::option_option, reason = "not there and not ours are two things")]
 fn here(worktree: &Path, dir: &str, path: &str) -> Result<Option<Option<Vec<u8>>>, GitError> {
-    if !path.strip_prefix(dir).is_some_and(|rest| rest.starts_with('/')) || path.split('/').any(|part| matches!(part, "" | "." | "..")) {
+    if !path.strip_prefix(dir).is_some_and(|rest| rest.starts_with('/'))
+        || path.split('/').any(|part| matches!(part, "" | "." | ".."))
+    {
         return Ok(None);
     }
     let mut at = worktree.to_owned();
@@ -136,7 +149,12 @@ fn write(worktree: &Path, file: &BaseFile, content: &[u8]) -> Result<(), GitErro
     let part = dir.join(format!(".{}.slugline-part", target.file_name().unwrap_or_default().to_string_lossy()));
     let _ = fs::remove_file(&part);
     let mode = if file.executable { 0o755 } else { 0o644 };
-    let written = OpenOptions::new().create_new(true).write(true).mode(mode).open(&part).and_then(|mut out| out.write_all(content));
+    let written = OpenOptions::new()
+        .create_new(true)
+        .write(true)
+        .mode(mode)
+        .open(&part)
+        .and_then(|mut out| out.write_all(content));
     written.and_then(|()| fs::rename(&part, &target)).map_err(GitError::file(&target))
 }
 

@@ -19,7 +19,14 @@ pub async fn create(repo: &Repository, exec: &impl Exec, path: &Path, slug: &Slu
     let made = run(repo, exec, repo.main_path(), "worktree_add", &args).await;
     if made.is_err() && repo.branch_oid(slug).as_ref() == Some(base) && !path.exists() {
         // The branch was made a moment ago by the command that failed: it did not exist when the caller looked.
-        let _ = run(repo, exec, repo.main_path(), "branch_delete", &["update-ref", "-d", &format!("refs/heads/{slug}"), base.as_str()]).await;
+        let _ = run(
+            repo,
+            exec,
+            repo.main_path(),
+            "branch_delete",
+            &["update-ref", "-d", &format!("refs/heads/{slug}"), base.as_str()],
+        )
+        .await;
     }
     made
 }
@@ -33,9 +40,14 @@ pub async fn attach(repo: &Repository, exec: &impl Exec, path: &Path, slug: &Slu
 /// Registers a directory again whose registration is gone; no file in it is touched.
 pub async fn relink(repo: &Repository, exec: &impl Exec, path: &Path, slug: &Slug) -> Result<(), GitError> {
     if repo.branch_oid(slug).is_none() {
-        return Err(GitError::State(format!("branch {slug} is gone and so is the registration of {}; make the branch again at the commit you want", path.display())));
+        return Err(GitError::State(format!(
+            "branch {slug} is gone and so is the registration of {}; make the branch again at the commit you want",
+            path.display()
+        )));
     }
-    let admin = repo.admin_of(path).ok_or_else(|| GitError::State(format!("{} is not linked to this repository", path.display())))?;
+    let admin = repo
+        .admin_of(path)
+        .ok_or_else(|| GitError::State(format!("{} is not linked to this repository", path.display())))?;
     fs::create_dir_all(&admin).map_err(GitError::file(&admin))?;
     for (name, content) in [
         ("commondir", "../..\n".to_owned()),
@@ -51,7 +63,8 @@ pub async fn relink(repo: &Repository, exec: &impl Exec, path: &Path, slug: &Slu
 
 /// Makes the directory of a registered worktree again. Files come from its index, so what was staged is there again.
 pub async fn recreate(repo: &Repository, exec: &impl Exec, path: &Path, slug: &Slug) -> Result<(), GitError> {
-    let admin = repo.registration_of(path)?.ok_or_else(|| GitError::State(format!("{} is not registered", path.display())))?;
+    let admin =
+        repo.registration_of(path)?.ok_or_else(|| GitError::State(format!("{} is not registered", path.display())))?;
     fs::create_dir_all(path).map_err(GitError::file(path))?;
     let link = path.join(".git");
     fs::write(&link, format!("gitdir: {}\n", admin.display())).map_err(GitError::file(&link))?;

@@ -33,7 +33,14 @@ impl Access {
     }
 
     /// Decides about a request by its head; `port` is the one the daemon listens on.
-    pub fn check(&self, peer: Peer, port: u16, method: &Method, path: &str, headers: &HeaderMap) -> Result<(), Problem> {
+    pub fn check(
+        &self,
+        peer: Peer,
+        port: u16,
+        method: &Method,
+        path: &str,
+        headers: &HeaderMap,
+    ) -> Result<(), Problem> {
         if peer == Peer::Tcp && !host_is_ours(headers, port) {
             rejected(RejectReason::Host);
             let detail = format!("the Host header is not this daemon's; use 127.0.0.1:{port} or localhost:{port}");
@@ -46,7 +53,8 @@ impl Access {
         let is_open = ROUTES.iter().any(|route| route.open && route.path == path && route.method == method.as_str());
         if peer == Peer::Tcp && !is_open && !self.knows(headers) {
             rejected(RejectReason::Auth);
-            let detail = "send Authorization: Bearer with the token in <data_dir>/token; `slugline serve` prints where that is";
+            let detail =
+                "send Authorization: Bearer with the token in <data_dir>/token; `slugline serve` prints where that is";
             return Err(Problem::new(ProblemCode::Unauthorized, detail));
         }
         Ok(())
@@ -57,7 +65,11 @@ impl Access {
         let Some(token) = &self.token else { return true };
         let mut given = headers.get_all(header::AUTHORIZATION).iter();
         let (Some(value), None) = (given.next(), given.next()) else { return false };
-        let bearer = value.to_str().ok().and_then(|value| value.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+        let bearer = value
+            .to_str()
+            .ok()
+            .and_then(|value| value.split_once(' '))
+            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
         bearer.is_some_and(|(_, bearer)| <[u8; 32]>::from(Sha256::digest(bearer.trim())) == *token)
     }
 }
@@ -66,7 +78,10 @@ impl Access {
 const HOSTS: [&str; 3] = ["127.0.0.1", "localhost", "[::1]"];
 
 fn is_our_name(name: &str, port: u16) -> bool {
-    HOSTS.iter().any(|host| name.strip_prefix(host).is_some_and(|rest| rest.is_empty() || rest.strip_prefix(':') == Some(port.to_string().as_str())))
+    HOSTS.iter().any(|host| {
+        name.strip_prefix(host)
+            .is_some_and(|rest| rest.is_empty() || rest.strip_prefix(':') == Some(port.to_string().as_str()))
+    })
 }
 
 fn host_is_ours(headers: &HeaderMap, port: u16) -> bool {
@@ -94,12 +109,40 @@ mod tests {
         // Refusals are counted; a counter that is used before there is a recorder counts for nobody in this process.
         crate::metrics::install();
         let hosts = [
-            ("127.0.0.1:7584", true), ("localhost:7584", true), ("[::1]:7584", true), ("127.0.0.1", true), ("LOCALHOST:7584", true),
-            ("127.0.0.1:80", false), ("127.0.0.1.evil.com", false), ("evil.com", false), ("localhost.:7584", false), ("[::ffff:127.0.0.1]:7584", false), ("", false),
+            ("127.0.0.1:7584", true),
+            ("localhost:7584", true),
+            ("[::1]:7584", true),
+            ("127.0.0.1", true),
+            ("LOCALHOST:7584", true),
+            ("127.0.0.1:80", false),
+            ("127.0.0.1.evil.com", false),
+            ("evil.com", false),
+            ("localhost.:7584", false),
+            ("[::ffff:127.0.0.1]:7584", false),
+            ("", false),
         ];
-        let origins = [(None, true), (Some("http://127.0.0.1:7584"), true), (Some("http://localhost:7584"), true), (Some("null"), false), (Some("https://127.0.0.1:7584"), false), (Some("http://evil.com"), false)];
-        let sites = [(None, true), (Some("same-origin"), true), (Some("none"), true), (Some("same-site"), false), (Some("cross-site"), false)];
-        let tokens = [(None, false), (Some("Bearer secret"), true), (Some("bearer secret"), true), (Some("Bearer wrong"), false), (Some("Basic secret"), false)];
+        let origins = [
+            (None, true),
+            (Some("http://127.0.0.1:7584"), true),
+            (Some("http://localhost:7584"), true),
+            (Some("null"), false),
+            (Some("https://127.0.0.1:7584"), false),
+            (Some("http://evil.com"), false),
+        ];
+        let sites = [
+            (None, true),
+            (Some("same-origin"), true),
+            (Some("none"), true),
+            (Some("same-site"), false),
+            (Some("cross-site"), false),
+        ];
+        let tokens = [
+            (None, false),
+            (Some("Bearer secret"), true),
+            (Some("bearer secret"), true),
+            (Some("Bearer wrong"), false),
+            (Some("Basic secret"), false),
+        ];
         let access = Access::new(Some("secret"));
         let mut seen = 0;
         for (host, host_ok) in hosts {
@@ -110,11 +153,17 @@ mod tests {
                             let mut headers = HeaderMap::new();
                             headers.insert(header::HOST, host.parse().expect("header"));
                             headers.extend(origin.map(|value| (header::ORIGIN, value.parse().expect("header"))));
-                            headers.extend(site.map(|value| (warp::http::HeaderName::from_static("sec-fetch-site"), value.parse().expect("header"))));
+                            headers.extend(site.map(|value| {
+                                (warp::http::HeaderName::from_static("sec-fetch-site"), value.parse().expect("header"))
+                            }));
                             headers.extend(token.map(|value| (header::AUTHORIZATION, value.parse().expect("header"))));
                             let method = if open { Method::GET } else { Method::POST };
                             let passed = access.check(Peer::Tcp, 7584, &method, path, &headers).is_ok();
-                            assert_eq!(passed, host_ok && origin_ok && site_ok && (token_ok || open), "{headers:?} {path}");
+                            assert_eq!(
+                                passed,
+                                host_ok && origin_ok && site_ok && (token_ok || open),
+                                "{headers:?} {path}"
+                            );
                             seen += 1;
                         }
                     }

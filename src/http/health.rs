@@ -16,7 +16,12 @@ use crate::model::problem::{Problem, ProblemCode};
 pub(super) fn routes(handle: Handle) -> Routes {
     let live = warp::path!("livez").and(warp::get()).map(|| raw(StatusCode::OK, "text/plain; charset=utf-8", "ok\n"));
     let query = warp::query::raw().or(warp::any().map(String::new)).unify();
-    let ready = warp::path!("readyz").or(warp::path!("healthz")).unify().and(warp::get()).and(query).map(move |query: String| ready(&handle, &query));
+    let ready = warp::path!("readyz")
+        .or(warp::path!("healthz"))
+        .unify()
+        .and(warp::get())
+        .and(query)
+        .map(move |query: String| ready(&handle, &query));
     let metrics = warp::path!("metrics").and(warp::get()).then(metrics_page);
     live.or(ready).unify().or(metrics).unify().boxed()
 }
@@ -34,7 +39,8 @@ fn ready(handle: &Handle, query: &str) -> Response {
     if ready.ok || !text.is_empty() && query.contains("verbose") {
         return raw(status, "text/plain; charset=utf-8", text);
     }
-    let failed: Vec<String> = ready.checks.iter().filter(|(_, ok, _)| !ok).map(|(name, _, detail)| format!("{name}: {detail}")).collect();
+    let failed: Vec<String> =
+        ready.checks.iter().filter(|(_, ok, _)| !ok).map(|(name, _, detail)| format!("{name}: {detail}")).collect();
     render(&Problem::new(ProblemCode::Draining, format!("not ready: {}", failed.join("; "))))
 }
 

@@ -84,9 +84,16 @@ pub fn routes(handle: Handle) -> Routes {
 fn template(path: &str) -> Option<&'static str> {
     let fits = |template: &str| {
         let mut parts = path.split('/');
-        let fits = template.split('/').all(|wanted| parts.next().is_some_and(|part| part == wanted || (wanted.starts_with('{') && !part.is_empty())));
+        let fits = template.split('/').all(|wanted| {
+            parts.next().is_some_and(|part| part == wanted || (wanted.starts_with('{') && !part.is_empty()))
+        });
         fits && parts.next().is_none()
     };
     // A fixed path wins over one with parameters.
-    ROUTES.iter().map(|route| route.path).filter(|path| !path.contains('{')).chain(ROUTES.iter().map(|route| route.path)).find(|path| fits(path))
+    ROUTES
+        .iter()
+        .map(|route| route.path)
+        .filter(|path| !path.contains('{'))
+        .chain(ROUTES.iter().map(|route| route.path))
+        .find(|path| fits(path))
 }

@@ -19,12 +19,20 @@ use crate::model::work_order::{WorkOrder, WorkRequest};
 static DOCUMENT: LazyLock<String> = LazyLock::new(|| document().to_string());
 
 pub(super) fn routes() -> Routes {
-    warp::path!("openapi.json").and(warp::get()).map(|| raw(StatusCode::OK, "application/json", DOCUMENT.as_str())).boxed()
+    warp::path!("openapi.json")
+        .and(warp::get())
+        .map(|| raw(StatusCode::OK, "application/json", DOCUMENT.as_str()))
+        .boxed()
 }
 
 pub(super) fn document() -> Value {
     let mut generator = SchemaSettings::openapi3().into_generator();
-    for schema in [generator.subschema_for::<WorkRequest>(), generator.subschema_for::<WorkOrder>(), generator.subschema_for::<TodoView>(), generator.subschema_for::<ActorView>()] {
+    for schema in [
+        generator.subschema_for::<WorkRequest>(),
+        generator.subschema_for::<WorkOrder>(),
+        generator.subschema_for::<TodoView>(),
+        generator.subschema_for::<ActorView>(),
+    ] {
         drop(schema);
     }
     let mut paths: Map<String, Value> = Map::new();
@@ -32,7 +40,8 @@ pub(super) fn document() -> Value {
         let item = paths.entry(route.path).or_insert_with(|| json!({}));
         item[route.method.to_lowercase()] = operation(route);
     }
-    let reasons: Map<String, Value> = Phase::ALL.iter().map(|phase| (phase.as_str().to_owned(), json!(phase.reasons()))).collect();
+    let reasons: Map<String, Value> =
+        Phase::ALL.iter().map(|phase| (phase.as_str().to_owned(), json!(phase.reasons()))).collect();
     json!({
         "openapi": "3.1.0",
         "info": { "title": "Slugline", "version": env!("CARGO_PKG_VERSION"), "description": "Hands out work to AI coding agents: ask, and get a worktree that exists, is prepared, in sync and judged." },
@@ -55,7 +64,8 @@ fn operation(route: &Route) -> Value {
         .map(|name| json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } }))
         .chain(query(route.path))
         .collect();
-    let mut responses: Map<String, Value> = route.statuses.iter().map(|status| (status.to_string(), good(route, *status))).collect();
+    let mut responses: Map<String, Value> =
+        route.statuses.iter().map(|status| (status.to_string(), good(route, *status))).collect();
     let problem = json!({ "description": "A problem", "content": { "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } } } });
     responses.insert("default".to_owned(), problem);
     let mut operation = json!({ "summary": route.summary, "operationId": format!("{} {}", route.method, route.path), "parameters": parameters, "responses": responses });
@@ -74,7 +84,10 @@ fn query(path: &str) -> Vec<Value> {
         "/readyz" | "/healthz" => &["verbose"],
         _ => &[],
     };
-    names.iter().map(|name| json!({ "name": name, "in": "query", "required": false, "schema": { "type": "string" } })).collect()
+    names
+        .iter()
+        .map(|name| json!({ "name": name, "in": "query", "required": false, "schema": { "type": "string" } }))
+        .collect()
 }
 
 fn good(route: &Route, status: u16) -> Value {

@@ -18,12 +18,14 @@ pub(super) fn routes(handle: Handle) -> Routes {
         let handle = handle.clone();
         warp::any().map(move || handle.clone())
     };
-    let show = warp::path!("operations" / String).and(warp::get()).and(with()).and(warp::header::headers_cloned()).then(
-        |id: String, handle: Handle, headers: HeaderMap| async move { reply(show(&handle, &id, &headers).await) },
-    );
-    let cancel = warp::path!("operations" / String).and(warp::delete()).and(with()).and(warp::header::headers_cloned()).then(
-        |id: String, handle: Handle, headers: HeaderMap| async move { reply(cancel(&handle, &id, &headers).await) },
-    );
+    let show =
+        warp::path!("operations" / String).and(warp::get()).and(with()).and(warp::header::headers_cloned()).then(
+            |id: String, handle: Handle, headers: HeaderMap| async move { reply(show(&handle, &id, &headers).await) },
+        );
+    let cancel =
+        warp::path!("operations" / String).and(warp::delete()).and(with()).and(warp::header::headers_cloned()).then(
+            |id: String, handle: Handle, headers: HeaderMap| async move { reply(cancel(&handle, &id, &headers).await) },
+        );
     let log = warp::path!("operations" / String / "log")
         .and(warp::get())
         .and(with())

@@ -41,7 +41,8 @@ pub(super) fn render(problem: &Problem) -> Response {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     if problem.code == ProblemCode::MethodNotAllowed {
-        let allow = problem.extra.get("allow").and_then(Value::as_str).and_then(|allow| HeaderValue::from_str(allow).ok());
+        let allow =
+            problem.extra.get("allow").and_then(Value::as_str).and_then(|allow| HeaderValue::from_str(allow).ok());
         response.headers_mut().extend(allow.map(|allow| (header::ALLOW, allow)));
     }
     if problem.code == ProblemCode::Unauthorized {
@@ -80,15 +81,21 @@ pub(super) fn from_status(status: StatusCode, method: &str, path: &str) -> Probl
     match status {
         StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => match template(path) {
             Some(known) => {
-                let methods: Vec<&str> = ROUTES.iter().filter(|route| route.path == known).map(|route| route.method).collect();
+                let methods: Vec<&str> =
+                    ROUTES.iter().filter(|route| route.path == known).map(|route| route.method).collect();
                 let detail = format!("{method} is not answered at {known}; {} is", methods.join(", "));
                 Problem::new(ProblemCode::MethodNotAllowed, detail).with("allow", methods.join(", "))
             }
-            None => Problem::new(ProblemCode::NotFound, format!("nothing is at {shown}; GET /openapi.json lists what there is")),
+            None => Problem::new(
+                ProblemCode::NotFound,
+                format!("nothing is at {shown}; GET /openapi.json lists what there is"),
+            ),
         },
         StatusCode::PAYLOAD_TOO_LARGE => Problem::new(ProblemCode::BodyTooLarge, "the body is too large"),
         StatusCode::UNSUPPORTED_MEDIA_TYPE => Problem::new(ProblemCode::UnsupportedMediaType, "send application/json"),
-        status if status.is_client_error() => Problem::new(ProblemCode::InvalidRequest, format!("{method} {shown} could not be understood ({status})")),
+        status if status.is_client_error() => {
+            Problem::new(ProblemCode::InvalidRequest, format!("{method} {shown} could not be understood ({status})"))
+        }
         status => Problem::new(ProblemCode::Internal, format!("{method} {shown} failed ({status})")),
     }
 }
@@ -97,11 +104,15 @@ pub(super) fn from_status(status: StatusCode, method: &str, path: &str) -> Probl
 pub(super) fn parse<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     // serde would read a list as the fields in their order.
     if body.trim_ascii_start().first() == Some(&b'[') {
-        return Err(Problem::new(ProblemCode::InvalidRequest, "the body is not such a request: it is a list, expected an object"));
+        return Err(Problem::new(
+            ProblemCode::InvalidRequest,
+            "the body is not such a request: it is a list, expected an object",
+        ));
     }
     serde_json::from_slice(body).map_err(|error| {
         let text = error.to_string();
-        let code = if text.contains(" is not valid: ") { ProblemCode::InvalidName } else { ProblemCode::InvalidRequest };
+        let code =
+            if text.contains(" is not valid: ") { ProblemCode::InvalidName } else { ProblemCode::InvalidRequest };
         let text: String = text.chars().take(600).collect();
         Problem::new(code, format!("the body is not such a request: {text}"))
     })

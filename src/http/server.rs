@@ -52,7 +52,13 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections: 1_024, head: Duration::from_secs(10), body: Duration::from_secs(10), body_bytes: 64 * 1024, answer: Duration::from_secs(60) }
+        Self {
+            connections: 1_024,
+            head: Duration::from_secs(10),
+            body: Duration::from_secs(10),
+            body_bytes: 64 * 1024,
+            answer: Duration::from_secs(60),
+        }
     }
 }
 
@@ -87,13 +93,28 @@ struct Shared {
 
 impl Server {
     /// Binds both listeners; nothing is answered yet.
-    pub async fn bind(listen: SocketAddr, socket: Option<&Path>, routes: Routes, access: Access) -> anyhow::Result<Self> {
+    pub async fn bind(
+        listen: SocketAddr,
+        socket: Option<&Path>,
+        routes: Routes,
+        access: Access,
+    ) -> anyhow::Result<Self> {
         Self::bind_with(listen, socket, routes, access, Limits::default()).await
     }
 
     /// The same with other limits.
-    pub async fn bind_with(listen: SocketAddr, socket: Option<&Path>, routes: Routes, access: Access, limits: Limits) -> anyhow::Result<Self> {
-        let tcp = TcpListener::bind(listen).await.map_err(|error| anyhow::anyhow!("cannot listen on {listen}: {error}; is another daemon running? choose another with --listen"))?;
+    pub async fn bind_with(
+        listen: SocketAddr,
+        socket: Option<&Path>,
+        routes: Routes,
+        access: Access,
+        limits: Limits,
+    ) -> anyhow::Result<Self> {
+        let tcp = TcpListener::bind(listen).await.map_err(|error| {
+            anyhow::anyhow!(
+                "cannot listen on {listen}: {error}; is another daemon running? choose another with --listen"
+            )
+        })?;
         let address = tcp.local_addr()?;
         let unix = match socket {
             Some(path) => Some((bind_unix(path).await?, path.to_owned())),
@@ -186,12 +207,18 @@ async fn bind_unix(path: &Path) -> anyhow::Result<UnixListener> {
     let part = path.with_extension("part");
     let _ = std::fs::remove_file(&part);
     let listener = UnixListener::bind(&part).map_err(|error| fault("cannot be bound", error))?;
-    std::fs::set_permissions(&part, std::fs::Permissions::from_mode(0o600)).map_err(|error| fault("its mode cannot be set", error))?;
+    std::fs::set_permissions(&part, std::fs::Permissions::from_mode(0o600))
+        .map_err(|error| fault("its mode cannot be set", error))?;
     std::fs::rename(&part, path).map_err(|error| fault("cannot be put in place", error))?;
     Ok(listener)
 }
 
-fn serve_one<S>(stream: S, peer: Peer, shared: Arc<Shared>, graceful: &GracefulShutdown) -> impl Future<Output = ()> + Send + use<S>
+fn serve_one<S>(
+    stream: S,
+    peer: Peer,
+    shared: Arc<Shared>,
+    graceful: &GracefulShutdown,
+) -> impl Future<Output = ()> + Send + use<S>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -234,10 +261,16 @@ async fn admit(shared: &Shared, peer: Peer, request: Request<Incoming>) -> Resul
     // warp panics on the authority form of CONNECT; the absolute form is for proxies.
     if head.method == Method::CONNECT || head.uri.authority().is_some() || !head.uri.path().starts_with('/') {
         metric::rejected(RejectReason::Malformed);
-        return Err(Problem::new(ProblemCode::InvalidRequest, "this is no proxy: send the path alone as the request target"));
+        return Err(Problem::new(
+            ProblemCode::InvalidRequest,
+            "this is no proxy: send the path alone as the request target",
+        ));
     }
     if head.uri.path_and_query().is_some_and(|target| target.as_str().len() > TARGET_BYTES_MAX) {
-        return Err(Problem::new(ProblemCode::UriTooLong, format!("request targets have at most {TARGET_BYTES_MAX} bytes")));
+        return Err(Problem::new(
+            ProblemCode::UriTooLong,
+            format!("request targets have at most {TARGET_BYTES_MAX} bytes"),
+        ));
     }
     shared.access.check(peer, shared.port, &head.method, head.uri.path(), &head.headers)?;
     let too_large = || {
@@ -252,10 +285,22 @@ async fn admit(shared: &Shared, peer: Peer, request: Request<Incoming>) -> Resul
     let body = match read {
         Ok(Ok(body)) => body.to_bytes(),
         Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => return Err(too_large()),
-        Ok(Err(error)) => return Err(Problem::new(ProblemCode::InvalidRequest, format!("the body broke off: {error}"))),
-        Err(_) => return Err(Problem::new(ProblemCode::RequestTimeout, format!("the body did not arrive within {} s", shared.limits.body.as_secs()))),
+        Ok(Err(error)) => {
+            return Err(Problem::new(ProblemCode::InvalidRequest, format!("the body broke off: {error}")));
+        }
+        Err(_) => {
+            return Err(Problem::new(
+                ProblemCode::RequestTimeout,
+                format!("the body did not arrive within {} s", shared.limits.body.as_secs()),
+            ));
+        }
     };
-    let traceparent = head.headers.get("traceparent").and_then(|value| value.to_str().ok()).filter(|text| is_traceparent(text)).map(str::to_owned);
+    let traceparent = head
+        .headers
+        .get("traceparent")
+        .and_then(|value| value.to_str().ok())
+        .filter(|text| is_traceparent(text))
+        .map(str::to_owned);
     head.extensions.insert(Call { traceparent });
     Ok(Request::from_parts(head, Full::new(body)))
 }
@@ -271,19 +316,31 @@ async fn route(shared: &Shared, request: Request<Full<Bytes>>, method: &Method, 
         Ok(Ok(Ok(response))) => response,
         Ok(Ok(Err(never))) => match never {},
         Ok(Err(_)) => return render(&Problem::new(ProblemCode::Internal, "a handler panicked; the log says where")),
-        Err(_) => return render(&Problem::new(ProblemCode::DeadlineExceeded, format!("no answer within {} s", shared.limits.answer.as_secs()))),
+        Err(_) => {
+            return render(&Problem::new(
+                ProblemCode::DeadlineExceeded,
+                format!("no answer within {} s", shared.limits.answer.as_secs()),
+            ));
+        }
     };
-    let is_problem = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/problem+json");
+    let is_problem =
+        response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/problem+json");
     let is_error = response.status().is_client_error() || response.status().is_server_error();
     // What is not ready says so in its own words when it is asked to.
     let is_verdict = response.status() == StatusCode::SERVICE_UNAVAILABLE && (path == "/readyz" || path == "/healthz");
-    if is_error && !is_problem && !is_verdict { render(&from_status(response.status(), method.as_str(), path)) } else { response }
+    if is_error && !is_problem && !is_verdict {
+        render(&from_status(response.status(), method.as_str(), path))
+    } else {
+        response
+    }
 }
 
 /// `00-<32 hex>-<16 hex>-<2 hex>`, ids not all zero (W3C Trace Context).
 fn is_traceparent(text: &str) -> bool {
     let parts: Vec<&str> = text.split('-').collect();
-    let hex = |part: &str, length: usize| part.len() == length && part.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
+    let hex = |part: &str, length: usize| {
+        part.len() == length && part.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+    };
     matches!(parts.as_slice(), ["00", trace, span, flags] if hex(trace, 32) && hex(span, 16) && hex(flags, 2) && trace.bytes().any(|byte| byte != b'0') && span.bytes().any(|byte| byte != b'0'))
 }
 

@@ -27,7 +27,11 @@ pub(super) fn routes(handle: Handle) -> Routes {
         warp::any().map(move || handle.clone())
     };
     let raw_query = warp::query::raw().or(warp::any().map(String::new)).unify();
-    let list = warp::path!("todos").and(warp::get()).and(with()).and(raw_query).then(|handle: Handle, query: String| async move { reply(list(&handle, &query).await) });
+    let list = warp::path!("todos")
+        .and(warp::get())
+        .and(with())
+        .and(raw_query)
+        .then(|handle: Handle, query: String| async move { reply(list(&handle, &query).await) });
     let one = warp::path!("todos" / String / String)
         .and(warp::get())
         .and(with())
@@ -36,7 +40,9 @@ pub(super) fn routes(handle: Handle) -> Routes {
 }
 
 async fn list(handle: &Handle, query: &str) -> Answer {
-    let query: Query = serde_urlencoded::from_str(query).map_err(|error| Problem::new(ProblemCode::InvalidRequest, format!("the query is not repo, stage and lane: {error}")))?;
+    let query: Query = serde_urlencoded::from_str(query).map_err(|error| {
+        Problem::new(ProblemCode::InvalidRequest, format!("the query is not repo, stage and lane: {error}"))
+    })?;
     let filter = TodoFilter { repo: query.repo, stage: query.stage, lane: query.lane };
     Ok(json(StatusCode::OK, &handle.todos(&filter).await?))
 }

@@ -32,7 +32,10 @@ async fn work(handle: &Handle, headers: &HeaderMap, call: Call, body: &Bytes) ->
     require_json(headers)?;
     let mut request: WorkRequest = parse(body)?;
     if request.wait_ms.is_some_and(|wait| wait > WAIT_MS_MAX) {
-        return Err(Problem::new(ProblemCode::InvalidRequest, format!("wait_ms is at most {WAIT_MS_MAX}; ask with less and follow the operation")));
+        return Err(Problem::new(
+            ProblemCode::InvalidRequest,
+            format!("wait_ms is at most {WAIT_MS_MAX}; ask with less and follow the operation"),
+        ));
     }
     if prefers_async(headers) {
         request.wait_ms = Some(0);
@@ -49,7 +52,8 @@ async fn work(handle: &Handle, headers: &HeaderMap, call: Call, body: &Bytes) ->
 fn accepted(operation: &Operation, form: Form) -> Response {
     let mut response = show_operation(StatusCode::ACCEPTED, operation, form);
     let headers = response.headers_mut();
-    headers.extend(HeaderValue::from_str(&format!("/operations/{}", operation.id)).ok().map(|at| (header::LOCATION, at)));
+    headers
+        .extend(HeaderValue::from_str(&format!("/operations/{}", operation.id)).ok().map(|at| (header::LOCATION, at)));
     headers.insert(header::RETRY_AFTER, HeaderValue::from(operation.poll_after_ms.unwrap_or(1_000).div_ceil(1_000)));
     response
 }
@@ -78,7 +82,12 @@ pub(super) enum Form {
 impl Form {
     /// The first of ours that Accept names; JSON when it names none.
     pub(super) fn wanted(headers: &HeaderMap) -> Result<Self, Problem> {
-        let accept: Vec<&str> = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).collect();
+        let accept: Vec<&str> = headers
+            .get_all(header::ACCEPT)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .collect();
         let kinds = accept.iter().map(|kind| kind.split(';').next().unwrap_or("").trim());
         for kind in kinds {
             match kind {
@@ -87,7 +96,11 @@ impl Form {
                 _ => {}
             }
         }
-        if accept.is_empty() { Ok(Self::Json) } else { Err(Problem::new(ProblemCode::NotAcceptable, "answers come as application/json or text/markdown")) }
+        if accept.is_empty() {
+            Ok(Self::Json)
+        } else {
+            Err(Problem::new(ProblemCode::NotAcceptable, "answers come as application/json or text/markdown"))
+        }
     }
 }
 
@@ -101,5 +114,10 @@ fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
 
 /// `Prefer: respond-async` (RFC 7240).
 fn prefers_async(headers: &HeaderMap) -> bool {
-    headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).any(|preference| preference.trim().eq_ignore_ascii_case("respond-async"))
+    headers
+        .get_all("prefer")
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|preference| preference.trim().eq_ignore_ascii_case("respond-async"))
 }

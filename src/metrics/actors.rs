@@ -9,12 +9,48 @@ use metrics::{Counter, Gauge, Histogram};
 use super::table::{self, labels};
 use super::{Kind, LAG_BUCKETS, Metric};
 
-const RESTARTS: Metric = Metric { name: "slugline_actor_restarts_total", kind: Kind::Counter, labels: "kind,reason", help: "Actors that were restarted, by why.", buckets: &[] };
-const MELTDOWNS: Metric = Metric { name: "slugline_actor_meltdowns_total", kind: Kind::Counter, labels: "kind", help: "Actors that failed more often than their budget allows and were given up.", buckets: &[] };
-const MAILBOX: Metric = Metric { name: "slugline_actor_mailbox_messages", kind: Kind::Gauge, labels: "kind", help: "Messages waiting in all mailboxes of a kind.", buckets: &[] };
-const MAILBOX_MAX: Metric = Metric { name: "slugline_actor_mailbox_max_messages", kind: Kind::Gauge, labels: "kind", help: "The most messages that ever waited in one mailbox of a kind.", buckets: &[] };
-const WAIT: Metric = Metric { name: "slugline_actor_message_wait_seconds", kind: Kind::Histogram, labels: "kind", help: "Time a message waited in a mailbox.", buckets: LAG_BUCKETS };
-const DROPPED: Metric = Metric { name: "slugline_actor_dropped_messages_total", kind: Kind::Counter, labels: "kind,reason", help: "Messages that were not taken.", buckets: &[] };
+const RESTARTS: Metric = Metric {
+    name: "slugline_actor_restarts_total",
+    kind: Kind::Counter,
+    labels: "kind,reason",
+    help: "Actors that were restarted, by why.",
+    buckets: &[],
+};
+const MELTDOWNS: Metric = Metric {
+    name: "slugline_actor_meltdowns_total",
+    kind: Kind::Counter,
+    labels: "kind",
+    help: "Actors that failed more often than their budget allows and were given up.",
+    buckets: &[],
+};
+const MAILBOX: Metric = Metric {
+    name: "slugline_actor_mailbox_messages",
+    kind: Kind::Gauge,
+    labels: "kind",
+    help: "Messages waiting in all mailboxes of a kind.",
+    buckets: &[],
+};
+const MAILBOX_MAX: Metric = Metric {
+    name: "slugline_actor_mailbox_max_messages",
+    kind: Kind::Gauge,
+    labels: "kind",
+    help: "The most messages that ever waited in one mailbox of a kind.",
+    buckets: &[],
+};
+const WAIT: Metric = Metric {
+    name: "slugline_actor_message_wait_seconds",
+    kind: Kind::Histogram,
+    labels: "kind",
+    help: "Time a message waited in a mailbox.",
+    buckets: LAG_BUCKETS,
+};
+const DROPPED: Metric = Metric {
+    name: "slugline_actor_dropped_messages_total",
+    kind: Kind::Counter,
+    labels: "kind,reason",
+    help: "Messages that were not taken.",
+    buckets: &[],
+};
 
 pub(super) const ALL: &[Metric] = &[RESTARTS, MELTDOWNS, MAILBOX, MAILBOX_MAX, WAIT, DROPPED];
 
@@ -66,12 +102,20 @@ struct Tables {
 static TABLES: LazyLock<Tables> = LazyLock::new(|| {
     let kinds = || ActorKind::ALL.iter().map(|kind| kind.as_str());
     Tables {
-        restarts: kinds().map(|kind| RestartReason::ALL.iter().map(|reason| table::counter(&RESTARTS, &[kind, reason.as_str()])).collect()).collect(),
+        restarts: kinds()
+            .map(|kind| {
+                RestartReason::ALL.iter().map(|reason| table::counter(&RESTARTS, &[kind, reason.as_str()])).collect()
+            })
+            .collect(),
         meltdowns: kinds().map(|kind| table::counter(&MELTDOWNS, &[kind])).collect(),
         mailbox: kinds().map(|kind| table::gauge(&MAILBOX, &[kind])).collect(),
         mailbox_max: kinds().map(|kind| (table::gauge(&MAILBOX_MAX, &[kind]), AtomicUsize::new(0))).collect(),
         wait: kinds().map(|kind| table::histogram(&WAIT, &[kind])).collect(),
-        dropped: kinds().map(|kind| DropReason::ALL.iter().map(|reason| table::counter(&DROPPED, &[kind, reason.as_str()])).collect()).collect(),
+        dropped: kinds()
+            .map(|kind| {
+                DropReason::ALL.iter().map(|reason| table::counter(&DROPPED, &[kind, reason.as_str()])).collect()
+            })
+            .collect(),
     }
 });
 

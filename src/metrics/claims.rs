@@ -7,7 +7,13 @@ use metrics::Counter;
 use super::table::{self, labels};
 use super::{Kind, Metric};
 
-const CLAIMS: Metric = Metric { name: "slugline_claims_total", kind: Kind::Counter, labels: "result", help: "Requests for a claim, by what came of them.", buckets: &[] };
+const CLAIMS: Metric = Metric {
+    name: "slugline_claims_total",
+    kind: Kind::Counter,
+    labels: "result",
+    help: "Requests for a claim, by what came of them.",
+    buckets: &[],
+};
 
 pub(super) const ALL: &[Metric] = &[CLAIMS];
 
@@ -25,7 +31,8 @@ labels! {
     }
 }
 
-static COUNTERS: LazyLock<Vec<Counter>> = LazyLock::new(|| ClaimResult::ALL.iter().map(|result| table::counter(&CLAIMS, &[result.as_str()])).collect());
+static COUNTERS: LazyLock<Vec<Counter>> =
+    LazyLock::new(|| ClaimResult::ALL.iter().map(|result| table::counter(&CLAIMS, &[result.as_str()])).collect());
 
 pub(super) fn create() {
     LazyLock::force(&COUNTERS);

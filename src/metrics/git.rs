@@ -27,7 +27,18 @@ pub(super) const ALL: &[Metric] = &[OPERATIONS, LOCK_WAIT];
 
 /// The operations there are; any other is counted as `other`.
 const OPS: [&str; 12] = [
-    "worktree_add", "branch_delete", "reset_index", "checkout_index", "read_tree", "index_refresh", "merge", "rebase", "merge_abort", "rebase_abort", "fetch", "other",
+    "worktree_add",
+    "branch_delete",
+    "reset_index",
+    "checkout_index",
+    "read_tree",
+    "index_refresh",
+    "merge",
+    "rebase",
+    "merge_abort",
+    "rebase_abort",
+    "fetch",
+    "other",
 ];
 
 labels! {
@@ -46,7 +57,9 @@ struct Tables {
 }
 
 static TABLES: LazyLock<Tables> = LazyLock::new(|| Tables {
-    operations: OPS.map(|op| ["ok", "error"].map(|outcome| table::histogram(&OPERATIONS, &[op, "cli", outcome]))).into(),
+    operations: OPS
+        .map(|op| ["ok", "error"].map(|outcome| table::histogram(&OPERATIONS, &[op, "cli", outcome])))
+        .into(),
     lock_wait: LockKind::ALL.iter().map(|lock| table::histogram(&LOCK_WAIT, &[lock.as_str()])).collect(),
 });
 

@@ -15,8 +15,20 @@ const REQUESTS: Metric = Metric {
     help: "Time from a request's head to its answer being ready; streams are left out.",
     buckets: HTTP_BUCKETS,
 };
-const CONNECTIONS: Metric = Metric { name: "slugline_http_connections", kind: Kind::Gauge, labels: "", help: "Open connections.", buckets: &[] };
-const REJECTED: Metric = Metric { name: "slugline_http_rejected_total", kind: Kind::Counter, labels: "reason", help: "Requests and connections turned away before they reached a handler.", buckets: &[] };
+const CONNECTIONS: Metric = Metric {
+    name: "slugline_http_connections",
+    kind: Kind::Gauge,
+    labels: "",
+    help: "Open connections.",
+    buckets: &[],
+};
+const REJECTED: Metric = Metric {
+    name: "slugline_http_rejected_total",
+    kind: Kind::Counter,
+    labels: "reason",
+    help: "Requests and connections turned away before they reached a handler.",
+    buckets: &[],
+};
 
 pub(super) const ALL: &[Metric] = &[REQUESTS, CONNECTIONS, REJECTED];
 
@@ -38,7 +50,8 @@ labels! {
     }
 }
 
-static REJECTIONS: LazyLock<Vec<Counter>> = LazyLock::new(|| RejectReason::ALL.iter().map(|reason| table::counter(&REJECTED, &[reason.as_str()])).collect());
+static REJECTIONS: LazyLock<Vec<Counter>> =
+    LazyLock::new(|| RejectReason::ALL.iter().map(|reason| table::counter(&REJECTED, &[reason.as_str()])).collect());
 static OPEN: LazyLock<Gauge> = LazyLock::new(|| table::gauge(&CONNECTIONS, &[]));
 
 pub(super) fn create() {

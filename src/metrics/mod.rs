@@ -45,7 +45,8 @@ pub struct Metric {
 }
 
 /// Buckets of phases and runs, in seconds: from a warm look to an hour.
-const PHASE_BUCKETS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0];
+const PHASE_BUCKETS: &[f64] =
+    &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0];
 /// Buckets of waits, in seconds.
 const WAIT_BUCKETS: &[f64] = &[0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0];
 /// Buckets of HTTP requests, in seconds, as OpenTelemetry has them.
@@ -78,7 +79,9 @@ pub fn all() -> Vec<Metric> {
 pub fn install() {
     HANDLE.get_or_init(|| {
         let with_buckets = |builder: PrometheusBuilder, metric: &Metric| {
-            builder.set_buckets_for_metric(Matcher::Full(metric.name.to_owned()), metric.buckets).expect("a histogram has buckets")
+            builder
+                .set_buckets_for_metric(Matcher::Full(metric.name.to_owned()), metric.buckets)
+                .expect("a histogram has buckets")
         };
         let all = all();
         let histograms = all.iter().filter(|metric| metric.kind == Kind::Histogram);
@@ -89,7 +92,9 @@ pub fn install() {
         }
         all.iter().for_each(describe);
         metrics::gauge!(BUILD_INFO.name, "version" => env!("CARGO_PKG_VERSION"), "storage" => "sqlite").set(1.0);
-        for create in [phases::create, claims::create, git::create, process::create, store::create, actors::create, http::create] {
+        for create in
+            [phases::create, claims::create, git::create, process::create, store::create, actors::create, http::create]
+        {
             create();
         }
         let upkeep = handle.clone();
@@ -151,13 +156,21 @@ mod tests {
         let text = render();
         for metric in all() {
             // An empty histogram has nothing to say and is not rendered.
-            let rendered = metric.kind == Kind::Histogram || text.contains(&format!("# HELP {} ", metric.name)) && text.contains(&format!("# TYPE {} {}", metric.name, format!("{:?}", metric.kind).to_lowercase()));
+            let rendered = metric.kind == Kind::Histogram
+                || text.contains(&format!("# HELP {} ", metric.name))
+                    && text.contains(&format!(
+                        "# TYPE {} {}",
+                        metric.name,
+                        format!("{:?}", metric.kind).to_lowercase()
+                    ));
             assert!(rendered, "{} has no help or type", metric.name);
             assert_eq!(metric.kind == Kind::Counter, metric.name.ends_with("_total"), "{}", metric.name);
             assert_eq!(metric.kind == Kind::Histogram, !metric.buckets.is_empty(), "{}", metric.name);
         }
         let series = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).count();
         assert!(series <= 5_000, "{series} series");
-        assert!(text.contains("slugline_phase_decisions_total{phase=\"prepare\",decision=\"skip\",reason=\"inputs_unchanged\"}"));
+        assert!(text.contains(
+            "slugline_phase_decisions_total{phase=\"prepare\",decision=\"skip\",reason=\"inputs_unchanged\"}"
+        ));
     }
 }

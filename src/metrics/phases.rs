@@ -23,7 +23,13 @@ const DECISIONS: Metric = Metric {
     help: "Decisions about phases, by reason.",
     buckets: &[],
 };
-const ACTIVE: Metric = Metric { name: "slugline_phase_active", kind: Kind::Gauge, labels: "phase", help: "Phases being carried out now.", buckets: &[] };
+const ACTIVE: Metric = Metric {
+    name: "slugline_phase_active",
+    kind: Kind::Gauge,
+    labels: "phase",
+    help: "Phases being carried out now.",
+    buckets: &[],
+};
 const LAST_SUCCESS: Metric = Metric {
     name: "slugline_phase_last_success_timestamp_seconds",
     kind: Kind::Gauge,
@@ -85,11 +91,22 @@ struct Tables {
 }
 
 static TABLES: LazyLock<Tables> = LazyLock::new(|| Tables {
-    durations: Phase::ALL.map(|phase| Outcome::ALL.map(|outcome| table::histogram(&DURATION, &[phase.as_str(), outcome.as_str()])).into()).into(),
+    durations: Phase::ALL
+        .map(|phase| {
+            Outcome::ALL.map(|outcome| table::histogram(&DURATION, &[phase.as_str(), outcome.as_str()])).into()
+        })
+        .into(),
     decisions: Phase::ALL.map(decisions_of).into(),
     active: Phase::ALL.map(|phase| table::gauge(&ACTIVE, &[phase.as_str()])).into(),
     last_success: Phase::ALL.map(|phase| table::gauge(&LAST_SUCCESS, &[phase.as_str()])).into(),
-    runs: Outcome::ALL.map(|outcome| Temperature::ALL.iter().map(|temperature| table::histogram(&RUN, &[outcome.as_str(), temperature.as_str()])).collect()).into(),
+    runs: Outcome::ALL
+        .map(|outcome| {
+            Temperature::ALL
+                .iter()
+                .map(|temperature| table::histogram(&RUN, &[outcome.as_str(), temperature.as_str()]))
+                .collect()
+        })
+        .into(),
     queue_wait: table::histogram(&QUEUE_WAIT, &[]),
     flights: FlightRole::ALL.iter().map(|role| table::counter(&FLIGHT, &["work", role.as_str()])).collect(),
 });
@@ -97,7 +114,10 @@ static TABLES: LazyLock<Tables> = LazyLock::new(|| Tables {
 /// One counter for every reason the phase can have, by decision and reason.
 fn decisions_of(phase: Phase) -> Vec<Vec<Option<Counter>>> {
     let counter = |decision: Decision, reason: Reason| {
-        phase.reasons().contains(&reason).then(|| table::counter(&DECISIONS, &[phase.as_str(), decision.as_str(), reason.as_str()]))
+        phase
+            .reasons()
+            .contains(&reason)
+            .then(|| table::counter(&DECISIONS, &[phase.as_str(), decision.as_str(), reason.as_str()]))
     };
     Decision::ALL.map(|decision| Reason::ALL.iter().map(|&reason| counter(decision, reason)).collect()).into()
 }

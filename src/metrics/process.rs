@@ -9,11 +9,41 @@ use super::table::{self, labels};
 use super::{Kind, Metric};
 use crate::model::phase::Phase;
 
-const RUNNING: Metric = Metric { name: "slugline_subprocesses", kind: Kind::Gauge, labels: "phase", help: "Commands running now.", buckets: &[] };
-const EXITS: Metric = Metric { name: "slugline_subprocess_exits_total", kind: Kind::Counter, labels: "phase,result", help: "Commands that ended, by how.", buckets: &[] };
-const KILLS: Metric = Metric { name: "slugline_subprocess_kills_total", kind: Kind::Counter, labels: "", help: "Processes that had to be signalled to end a command.", buckets: &[] };
-const CPU: Metric = Metric { name: "slugline_subprocess_cpu_seconds_total", kind: Kind::Counter, labels: "phase", help: "Processor time of commands, in whole seconds as they add up.", buckets: &[] };
-const OUTPUT: Metric = Metric { name: "slugline_subprocess_output_bytes_total", kind: Kind::Counter, labels: "", help: "Bytes commands printed.", buckets: &[] };
+const RUNNING: Metric = Metric {
+    name: "slugline_subprocesses",
+    kind: Kind::Gauge,
+    labels: "phase",
+    help: "Commands running now.",
+    buckets: &[],
+};
+const EXITS: Metric = Metric {
+    name: "slugline_subprocess_exits_total",
+    kind: Kind::Counter,
+    labels: "phase,result",
+    help: "Commands that ended, by how.",
+    buckets: &[],
+};
+const KILLS: Metric = Metric {
+    name: "slugline_subprocess_kills_total",
+    kind: Kind::Counter,
+    labels: "",
+    help: "Processes that had to be signalled to end a command.",
+    buckets: &[],
+};
+const CPU: Metric = Metric {
+    name: "slugline_subprocess_cpu_seconds_total",
+    kind: Kind::Counter,
+    labels: "phase",
+    help: "Processor time of commands, in whole seconds as they add up.",
+    buckets: &[],
+};
+const OUTPUT: Metric = Metric {
+    name: "slugline_subprocess_output_bytes_total",
+    kind: Kind::Counter,
+    labels: "",
+    help: "Bytes commands printed.",
+    buckets: &[],
+};
 
 pub(super) const ALL: &[Metric] = &[RUNNING, EXITS, KILLS, CPU, OUTPUT];
 
@@ -46,7 +76,11 @@ struct Tables {
 
 static TABLES: LazyLock<Tables> = LazyLock::new(|| Tables {
     running: Phase::ALL.map(|phase| table::gauge(&RUNNING, &[phase.as_str()])).into(),
-    exits: Phase::ALL.map(|phase| ExitResult::ALL.iter().map(|result| table::counter(&EXITS, &[phase.as_str(), result.as_str()])).collect()).into(),
+    exits: Phase::ALL
+        .map(|phase| {
+            ExitResult::ALL.iter().map(|result| table::counter(&EXITS, &[phase.as_str(), result.as_str()])).collect()
+        })
+        .into(),
     kills: table::counter(&KILLS, &[]),
     cpu: Phase::ALL.map(|phase| table::counter(&CPU, &[phase.as_str()])).into(),
     cpu_left_ms: Default::default(),

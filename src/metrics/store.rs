@@ -26,8 +26,12 @@ labels! {
     }
 }
 
-static TABLE: LazyLock<Vec<[Histogram; 2]>> =
-    LazyLock::new(|| StoreOp::ALL.iter().map(|op| ["ok", "error"].map(|outcome| table::histogram(&OPERATIONS, &["sqlite", op.as_str(), outcome]))).collect());
+static TABLE: LazyLock<Vec<[Histogram; 2]>> = LazyLock::new(|| {
+    StoreOp::ALL
+        .iter()
+        .map(|op| ["ok", "error"].map(|outcome| table::histogram(&OPERATIONS, &["sqlite", op.as_str(), outcome])))
+        .collect()
+});
 
 pub(super) fn create() {
     LazyLock::force(&TABLE);

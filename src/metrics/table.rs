@@ -5,7 +5,13 @@ use metrics::{Counter, Gauge, Histogram, Label};
 use super::Metric;
 
 fn key(metric: &Metric, values: &[&'static str]) -> metrics::Key {
-    let labels: Vec<Label> = metric.labels.split(',').filter(|name| !name.is_empty()).zip(values).map(|(name, value)| Label::new(name, *value)).collect();
+    let labels: Vec<Label> = metric
+        .labels
+        .split(',')
+        .filter(|name| !name.is_empty())
+        .zip(values)
+        .map(|(name, value)| Label::new(name, *value))
+        .collect();
     metrics::Key::from_parts(metric.name, labels)
 }
 

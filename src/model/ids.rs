@@ -32,8 +32,8 @@ impl NameError {
 
 /// File names that some systems open as devices; never a slug, so that a repository stays portable.
 const DEVICE_NAMES: [&str; 22] = [
-    "con", "prn", "aux", "nul", "com1", "com2", "com3", "com4", "com5", "com6", "com7", "com8", "com9", "lpt1",
-    "lpt2", "lpt3", "lpt4", "lpt5", "lpt6", "lpt7", "lpt8", "lpt9",
+    "con", "prn", "aux", "nul", "com1", "com2", "com3", "com4", "com5", "com6", "com7", "com8", "com9", "lpt1", "lpt2",
+    "lpt3", "lpt4", "lpt5", "lpt6", "lpt7", "lpt8", "lpt9",
 ];
 
 const SLUG_RULE: &str = "1 to 64 of a-z 0-9 . _ -, first and last a letter or digit, no \"..\", not ending in .lock, \
@@ -172,8 +172,30 @@ mod tests {
     fn hostile_slugs_are_refused_with_the_rule() {
         let long = "a".repeat(65_536);
         for bad in [
-            "", ".", "..", "../x", "a/b", "a\\b", "a..b", ".a", "a.", "-a", "a-", "A", "a b", "a\0b", "a\n", "x.lock",
-            "é", "con", "nul.txt", "%2e%2e", "a%2fb", "@{-1}", "\u{202e}a", long.as_str(),
+            "",
+            ".",
+            "..",
+            "../x",
+            "a/b",
+            "a\\b",
+            "a..b",
+            ".a",
+            "a.",
+            "-a",
+            "a-",
+            "A",
+            "a b",
+            "a\0b",
+            "a\n",
+            "x.lock",
+            "é",
+            "con",
+            "nul.txt",
+            "%2e%2e",
+            "a%2fb",
+            "@{-1}",
+            "\u{202e}a",
+            long.as_str(),
         ] {
             let error = Slug::parse(bad).expect_err(bad);
             assert!(error.shown.len() < 800 && error.to_string().contains("1 to 64"), "{error}");

@@ -121,8 +121,16 @@ pub fn check(catalog: &Catalog, slug: &Slug, state: &impl Fn(&Slug) -> TodoState
 }
 
 /// The todo this worker holds, else the first that can be offered to its lane; or why each is not.
-pub fn next(catalog: &Catalog, state: &impl Fn(&Slug) -> TodoState, lane: &Lane, worker: &Worker, now: Timestamp) -> Result<Slug, Vec<NotOffered>> {
-    let holds = |todo: &&CatalogTodo| state(&todo.slug).claim.is_some_and(|claim| claim.is_live(now) && claim.is_held_by(lane, worker));
+pub fn next(
+    catalog: &Catalog,
+    state: &impl Fn(&Slug) -> TodoState,
+    lane: &Lane,
+    worker: &Worker,
+    now: Timestamp,
+) -> Result<Slug, Vec<NotOffered>> {
+    let holds = |todo: &&CatalogTodo| {
+        state(&todo.slug).claim.is_some_and(|claim| claim.is_live(now) && claim.is_held_by(lane, worker))
+    };
     if let Some(held) = catalog.iter().find(holds) {
         return Ok(held.slug.clone());
     }
@@ -217,10 +225,18 @@ mod tests {
 
     #[test]
     fn an_empty_answer_says_why_for_each() {
-        let map = "- slug: a\n- slug: b\n  after: [a]\n- slug: c\n  lane: other\n- slug: d\n- slug: e\n  after: [ghost]\n";
-        let reasons = pick(map, &[("a", held("a", "v", 5_000)), ("d", at(Stage::Blocked))], "w").expect_err("nothing to offer");
+        let map =
+            "- slug: a\n- slug: b\n  after: [a]\n- slug: c\n  lane: other\n- slug: d\n- slug: e\n  after: [ghost]\n";
+        let reasons =
+            pick(map, &[("a", held("a", "v", 5_000)), ("d", at(Stage::Blocked))], "w").expect_err("nothing to offer");
         assert_eq!(reasons.len(), 5, "{reasons:?}");
-        for (reason, start) in reasons.iter().zip(["a: claimed by l/v until 1970", "b: comes after a", "c: for lane other", "d: blocked", "e: r:7: after names ghost"]) {
+        for (reason, start) in reasons.iter().zip([
+            "a: claimed by l/v until 1970",
+            "b: comes after a",
+            "c: for lane other",
+            "d: blocked",
+            "e: r:7: after names ghost",
+        ]) {
             assert!(reason.starts_with(start), "{reason}");
         }
     }

@@ -65,9 +65,7 @@ impl Phase {
                 R::InputsUnchanged,
                 R::NothingToPrepare,
             ],
-            Self::SyncMain => {
-                &[R::Behind, R::UpToDate, R::LocalChanges, R::HeldByOther, R::Conflict, R::Disabled]
-            }
+            Self::SyncMain => &[R::Behind, R::UpToDate, R::LocalChanges, R::HeldByOther, R::Conflict, R::Disabled],
             Self::SyncTodo => &[R::Changed, R::Unchanged, R::KeptLocal, R::Absent],
             Self::Gates => &[R::Due, R::NotDue, R::SameTree, R::Passed, R::Failed],
             Self::Dispatch => &[R::Granted, R::Held],

@@ -32,15 +32,8 @@ impl WorktreeState {
     }
 
     /// All states.
-    pub const ALL: [Self; 7] = [
-        Self::Absent,
-        Self::BranchOnly,
-        Self::Unlinked,
-        Self::Missing,
-        Self::HalfMade,
-        Self::Present,
-        Self::Foreign,
-    ];
+    pub const ALL: [Self; 7] =
+        [Self::Absent, Self::BranchOnly, Self::Unlinked, Self::Missing, Self::HalfMade, Self::Present, Self::Foreign];
 }
 
 /// Whether the worktree is prepared.
@@ -434,7 +427,11 @@ mod tests {
         for state in PrepareState::ALL {
             let probe = Probe { prepare: state, ..SETTLED };
             let decided = plan(&probe, Wish { worktree_made: true, ..Wish::default() }).of(Phase::Prepare);
-            let wanted = if state == PrepareState::Nothing { (Skip, Reason::NothingToPrepare) } else { (Run, Reason::WorktreeCreated) };
+            let wanted = if state == PrepareState::Nothing {
+                (Skip, Reason::NothingToPrepare)
+            } else {
+                (Run, Reason::WorktreeCreated)
+            };
             assert_eq!((decided.decision, decided.reason), wanted);
         }
     }
@@ -472,11 +469,17 @@ mod tests {
     fn nothing_is_touched_while_another_worker_holds_the_claim_or_something_foreign_stands_there() {
         for mut probe in every_probe() {
             probe.claim = ClaimState::Others;
-            assert_eq!(plan(&probe, Wish { refresh: true, ..Wish::default() }).next(PhaseSet::default()), Step::Fail(Phase::Dispatch, Reason::Held));
+            assert_eq!(
+                plan(&probe, Wish { refresh: true, ..Wish::default() }).next(PhaseSet::default()),
+                Step::Fail(Phase::Dispatch, Reason::Held)
+            );
             probe.worktree = WorktreeState::Foreign;
             for claim in [ClaimState::Mine, ClaimState::Free] {
                 probe.claim = claim;
-                assert_eq!(plan(&probe, Wish { refresh: true, ..Wish::default() }).next(PhaseSet::default()), Step::Fail(Phase::Worktree, Reason::Present));
+                assert_eq!(
+                    plan(&probe, Wish { refresh: true, ..Wish::default() }).next(PhaseSet::default()),
+                    Step::Fail(Phase::Worktree, Reason::Present)
+                );
             }
         }
     }

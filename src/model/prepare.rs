@@ -53,7 +53,9 @@ pub fn recognise(hints: &BaseHints) -> Option<PrepareConfig> {
     let has = |name: &str| hints.root_files.iter().any(|file| file == name);
     let command = if hints.has_script {
         // The slug is a checked name without any character the shell knows.
-        format!("if [ -x {SCRIPT} ]; then exec {SCRIPT} \"$SLUGLINE_SLUG\"; else exec bash {SCRIPT} \"$SLUGLINE_SLUG\"; fi")
+        format!(
+            "if [ -x {SCRIPT} ]; then exec {SCRIPT} \"$SLUGLINE_SLUG\"; else exec bash {SCRIPT} \"$SLUGLINE_SLUG\"; fi"
+        )
     } else if hints.makefile.as_deref().is_some_and(has_install_target) {
         "make install".to_owned()
     } else if has("pnpm-lock.yaml") {
@@ -103,7 +105,8 @@ mod tests {
 
     #[test]
     fn the_order_of_recognition_is_script_make_and_lock_files() {
-        let command = |hints: &BaseHints| recognise(hints).map(|prepare| prepare.command.split(' ').next().map(str::to_owned));
+        let command =
+            |hints: &BaseHints| recognise(hints).map(|prepare| prepare.command.split(' ').next().map(str::to_owned));
         let all = ["Makefile", "pnpm-lock.yaml", "package-lock.json", "uv.lock", "Cargo.lock"];
         let make = Some("all:\n\techo\ninstall: all\n\techo\n");
         assert!(recognise(&hints(&all, make, true)).is_some_and(|p| p.command.contains(SCRIPT)));

@@ -97,7 +97,9 @@ impl PrepareConfig {
     /// Changes with anything that changes what a prepare does or when it is due.
     #[must_use]
     pub fn digest(&self) -> String {
-        let lists = [&self.inputs, &self.outputs].into_iter().flat_map(|list| std::iter::once(list.len().to_string()).chain(list.iter().cloned()));
+        let lists = [&self.inputs, &self.outputs]
+            .into_iter()
+            .flat_map(|list| std::iter::once(list.len().to_string()).chain(list.iter().cloned()));
         digest(std::iter::once(self.command.clone()).chain(lists))
     }
 }
@@ -127,7 +129,12 @@ pub fn parse(text: &str) -> Result<RepoConfig, Vec<Fault>> {
     let defaults = RepoConfig::default();
     let prepare = top.section_if_there("prepare").and_then(prepare);
     let mut sync = top.section("sync");
-    let modes = [("merge", SyncMode::Merge), ("rebase", SyncMode::Rebase), ("ff-only", SyncMode::FfOnly), ("off", SyncMode::Off)];
+    let modes = [
+        ("merge", SyncMode::Merge),
+        ("rebase", SyncMode::Rebase),
+        ("ff-only", SyncMode::FfOnly),
+        ("off", SyncMode::Off),
+    ];
     let sync_main = sync.word("main", &modes).unwrap_or(defaults.sync_main);
     sync.finish();
     let mut gates: Vec<GateConfig> = Vec::new();
@@ -140,12 +147,20 @@ pub fn parse(text: &str) -> Result<RepoConfig, Vec<Fault>> {
     let reuse_passed_gates = verdicts.flag("reuse_passed").unwrap_or(true);
     verdicts.finish();
     let mut todos = top.section("todos");
-    let todos_dir = todos.parsed("dir", |text| plain_dir(text).map(|()| text.trim_end_matches('/').to_owned())).unwrap_or(defaults.todos_dir);
-    let review = todos.word("review", &[("none", ReviewMode::None), ("required", ReviewMode::Required)]).unwrap_or(ReviewMode::None);
+    let todos_dir = todos
+        .parsed("dir", |text| plain_dir(text).map(|()| text.trim_end_matches('/').to_owned()))
+        .unwrap_or(defaults.todos_dir);
+    let review = todos
+        .word("review", &[("none", ReviewMode::None), ("required", ReviewMode::Required)])
+        .unwrap_or(ReviewMode::None);
     todos.finish();
     top.finish();
     let faults = faults.take();
-    if faults.is_empty() { Ok(RepoConfig { prepare, sync_main, gates, reuse_passed_gates, todos_dir, review }) } else { Err(faults) }
+    if faults.is_empty() {
+        Ok(RepoConfig { prepare, sync_main, gates, reuse_passed_gates, todos_dir, review })
+    } else {
+        Err(faults)
+    }
 }
 
 fn prepare(mut section: Section) -> Option<PrepareConfig> {
@@ -196,14 +211,22 @@ fn command(text: &str) -> Result<String, &'static str> {
 fn inside(text: &str) -> Result<(), String> {
     let forbidden = |part: &str| matches!(part.to_ascii_lowercase().as_str(), ".." | "." | ".git" | "~");
     let parts = text.trim_end_matches('/').split(['/', '{', '}', ',']);
-    let bad = text.is_empty() || text.starts_with('/') || text.contains("//") || text.contains(['\0', '\\', '\n']) || parts.into_iter().any(forbidden);
+    let bad = text.is_empty()
+        || text.starts_with('/')
+        || text.contains("//")
+        || text.contains(['\0', '\\', '\n'])
+        || parts.into_iter().any(forbidden);
     if bad { Err(format!("{text:?} is not a path inside the worktree")) } else { Ok(()) }
 }
 
 /// A directory that is one, and no pattern.
 fn plain_dir(text: &str) -> Result<(), String> {
     inside(text)?;
-    if text.contains(['*', '?', '[', '{']) { Err(format!("{text:?} is a pattern, expected one directory")) } else { Ok(()) }
+    if text.contains(['*', '?', '[', '{']) {
+        Err(format!("{text:?} is a pattern, expected one directory"))
+    } else {
+        Ok(())
+    }
 }
 
 fn pattern(text: &str) -> Result<(), String> {
@@ -229,7 +252,14 @@ mod tests {
     fn every_fault_is_named_at_once() {
         let text = "[prepare]\ninputs = [\"../x\", \"[\"]\n[sync]\nmain = \"sometimes\"\n[[gates]]\nname = \"a\"\n[todos]\ndir = \"/etc\"\n[extra]\n";
         let faults: Vec<String> = parse(text).expect_err("faulty").iter().map(ToString::to_string).collect();
-        for part in ["prepare.command: is needed", "\"../x\" is not a path", "sync.main: \"sometimes\" is not one of merge, rebase, ff-only, off", "gates[0].", "todos.dir", "extra: unknown key"] {
+        for part in [
+            "prepare.command: is needed",
+            "\"../x\" is not a path",
+            "sync.main: \"sometimes\" is not one of merge, rebase, ff-only, off",
+            "gates[0].",
+            "todos.dir",
+            "extra: unknown key",
+        ] {
             assert!(faults.iter().any(|fault| fault.contains(part)), "{part}: {faults:?}");
         }
         assert!(faults.len() >= 7, "{faults:?}");
@@ -237,7 +267,20 @@ mod tests {
 
     #[test]
     fn no_path_leads_out_of_the_worktree_or_into_git() {
-        for bad in ["", "/etc", "../x", "a/../b", ".git/config", ".GIT/config", "a/.Git", "{.git,a}/x", "{..,a}/x", "~/x", "a//b", "a\\b"] {
+        for bad in [
+            "",
+            "/etc",
+            "../x",
+            "a/../b",
+            ".git/config",
+            ".GIT/config",
+            "a/.Git",
+            "{.git,a}/x",
+            "{..,a}/x",
+            "~/x",
+            "a//b",
+            "a\\b",
+        ] {
             assert!(inside(bad).is_err(), "{bad}");
         }
         for good in ["a", "a/b.lock", ".venv/", "**/*.toml", "{a,b}/x", ".gitignore", "a..b"] {

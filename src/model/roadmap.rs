@@ -85,7 +85,9 @@ pub fn parse(file: &str, text: &str) -> Roadmap {
         Ok(None) => return empty(),
         Ok(Some(Node::Scalar(_, text))) if text.is_empty() || text == "~" || text == "null" => return empty(),
         Ok(Some(Node::List(_, entries))) => entries,
-        Ok(Some(other)) => return whole(fault(other.line(), "a roadmap is a list of `- slug: name` entries".to_owned())),
+        Ok(Some(other)) => {
+            return whole(fault(other.line(), "a roadmap is a list of `- slug: name` entries".to_owned()));
+        }
         Err((line, message)) => return whole(fault(line, message)),
     };
     if entries.len() > ROADMAP_ITEMS_MAX {
@@ -136,14 +138,20 @@ fn item(entry: &Node) -> Result<RoadmapItem, ItemFault> {
         match (name.as_str(), value) {
             ("slug", _) => {}
             ("after", Node::List(_, names)) => {
-                item.after = names.iter().map(|name| after(name).map_err(|(line, message)| broken(line, message))).collect::<Result<_, _>>()?;
+                item.after = names
+                    .iter()
+                    .map(|name| after(name).map_err(|(line, message)| broken(line, message)))
+                    .collect::<Result<_, _>>()?;
             }
-            ("after", other) => return Err(broken(other.line(), "after is a list of slugs, such as [first, second]".to_owned())),
+            ("after", other) => {
+                return Err(broken(other.line(), "after is a list of slugs, such as [first, second]".to_owned()));
+            }
             ("lane", Node::Scalar(at, text)) => {
                 item.lane = Some(Lane::parse(text).map_err(|error| broken(*at, error.to_string()))?);
             }
             ("priority", Node::Scalar(at, text)) => {
-                item.priority = text.parse().map_err(|_| broken(*at, format!("priority is a whole number, not {text:?}")))?;
+                item.priority =
+                    text.parse().map_err(|_| broken(*at, format!("priority is a whole number, not {text:?}")))?;
             }
             ("lane" | "priority", other) => return Err(broken(other.line(), format!("{name} is one value"))),
             // Anything else is a note for people, unless it looks like a slip: a lost `after` would start work too early.
@@ -170,7 +178,8 @@ fn document(text: &str) -> Result<Option<Node>, (usize, String)> {
     let mut root = None;
     let mut documents = 0;
     for event in Parser::new_from_str(text) {
-        let (event, span) = event.map_err(|error| (error.marker().line(), format!("not valid YAML: {}", error.info())))?;
+        let (event, span) =
+            event.map_err(|error| (error.marker().line(), format!("not valid YAML: {}", error.info())))?;
         let line = span.start.line();
         let refuse = |what: &str| Err((line, format!("{what} are not read in a roadmap")));
         let finished = match event {
@@ -180,7 +189,9 @@ fn document(text: &str) -> Result<Option<Node>, (usize, String)> {
                 None
             }
             Event::Alias(_) => return refuse("aliases"),
-            Event::Scalar(_, _, anchor, _) | Event::SequenceStart(anchor, _) | Event::MappingStart(anchor, _) if anchor != 0 => {
+            Event::Scalar(_, _, anchor, _) | Event::SequenceStart(anchor, _) | Event::MappingStart(anchor, _)
+                if anchor != 0 =>
+            {
                 return refuse("anchors");
             }
             Event::Scalar(_, _, _, Some(_)) | Event::SequenceStart(_, Some(_)) | Event::MappingStart(_, Some(_)) => {
@@ -252,7 +263,14 @@ impl Catalog {
             catalog.push(CatalogTodo { slug, after, lane, priority, listed: true, fault: None });
         }
         for slug in directories {
-            catalog.push(CatalogTodo { slug: slug.clone(), after: Vec::new(), lane: None, priority: 0, listed: false, fault: None });
+            catalog.push(CatalogTodo {
+                slug: slug.clone(),
+                after: Vec::new(),
+                lane: None,
+                priority: 0,
+                listed: false,
+                fault: None,
+            });
         }
         for (slug, fault) in roadmap.broken.into_iter().chain(directory_faults) {
             catalog.blame(slug, fault);
@@ -277,14 +295,23 @@ impl Catalog {
             self.fault.get_or_insert(fault);
             return;
         };
-        self.push(CatalogTodo { slug: slug.clone(), after: Vec::new(), lane: None, priority: 0, listed: true, fault: None });
+        self.push(CatalogTodo {
+            slug: slug.clone(),
+            after: Vec::new(),
+            lane: None,
+            priority: 0,
+            listed: true,
+            fault: None,
+        });
         if let Some(&index) = self.by_slug.get(&slug) {
             self.todos[index].fault.get_or_insert(fault);
         }
     }
 
     fn check_dependencies(&mut self, lines: &HashMap<Slug, usize>, file: &str) {
-        let faults: Vec<(usize, String)> = (0..self.todos.len()).filter_map(|index| self.dependency_fault(index).map(|message| (index, message))).collect();
+        let faults: Vec<(usize, String)> = (0..self.todos.len())
+            .filter_map(|index| self.dependency_fault(index).map(|message| (index, message)))
+            .collect();
         for (index, message) in faults {
             let line = lines.get(&self.todos[index].slug).copied().unwrap_or(1);
             self.todos[index].fault.get_or_insert(FileFault { file: file.to_owned(), line, message });
@@ -395,7 +422,13 @@ mod tests {
         assert_eq!(roadmap.items.iter().map(|item| item.slug.as_str()).collect::<Vec<_>>(), ["good"]);
         let found = faults(text);
         assert_eq!(found.len(), 5, "{found:?}");
-        for (fault, start) in found.iter().zip(["2: slug", "4: unknown key \"lanes\"; did you mean lane?", "6: after is a list", "7: good stands here a second time, first in line 1", "8: an entry is a map"]) {
+        for (fault, start) in found.iter().zip([
+            "2: slug",
+            "4: unknown key \"lanes\"; did you mean lane?",
+            "6: after is a list",
+            "7: good stands here a second time, first in line 1",
+            "8: an entry is a map",
+        ]) {
             assert!(fault.starts_with(&format!("todos/roadmap.yaml:{start}")), "{fault}");
         }
     }
@@ -418,8 +451,12 @@ mod tests {
 
     #[test]
     fn a_cycle_is_the_fault_of_those_on_it_and_of_nobody_else() {
-        let catalog = catalog("- slug: a\n  after: [b]\n- slug: b\n  after: [c]\n- slug: c\n  after: [a]\n- slug: d\n  after: [a]\n- slug: e\n  after: [e]\n");
-        let fault = |name: &str| catalog.get(&slug(name)).and_then(|todo| todo.fault.as_ref()).map(|fault| fault.message.clone());
+        let catalog = catalog(
+            "- slug: a\n  after: [b]\n- slug: b\n  after: [c]\n- slug: c\n  after: [a]\n- slug: d\n  after: [a]\n- slug: e\n  after: [e]\n",
+        );
+        let fault = |name: &str| {
+            catalog.get(&slug(name)).and_then(|todo| todo.fault.as_ref()).map(|fault| fault.message.clone())
+        };
         assert_eq!(fault("a").as_deref(), Some("depends on itself: a → b → c → a"));
         assert_eq!(fault("c").as_deref(), Some("depends on itself: c → a → b → c"));
         assert_eq!(fault("d"), None);

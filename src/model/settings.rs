@@ -88,7 +88,12 @@ impl Section {
             Ok(table) => table_of(&name, text, table.get_ref()),
             Err(error) => {
                 let line = error.span().map(|span| line_at(text, span.start));
-                faults.borrow_mut().push(Fault { source: source.to_owned(), line, key: String::new(), message: format!("not valid TOML: {}", error.message().replace('\n', " ")) });
+                faults.borrow_mut().push(Fault {
+                    source: source.to_owned(),
+                    line,
+                    key: String::new(),
+                    message: format!("not valid TOML: {}", error.message().replace('\n', " ")),
+                });
                 BTreeMap::new()
             }
         };
@@ -124,16 +129,30 @@ impl Section {
     }
 
     fn fault_at(&self, entry: &Entry, key: &str, message: impl Into<String>) {
-        self.faults.borrow_mut().push(Fault { source: entry.source.to_string(), line: entry.line, key: self.dotted(key), message: message.into() });
+        self.faults.borrow_mut().push(Fault {
+            source: entry.source.to_string(),
+            line: entry.line,
+            key: self.dotted(key),
+            message: message.into(),
+        });
     }
 
     /// Notes a fault of this section.
     pub fn fault(&self, key: &str, message: impl Into<String>) {
-        self.faults.borrow_mut().push(Fault { source: self.source.to_string(), line: self.line, key: self.dotted(key), message: message.into() });
+        self.faults.borrow_mut().push(Fault {
+            source: self.source.to_string(),
+            line: self.line,
+            key: self.dotted(key),
+            message: message.into(),
+        });
     }
 
     /// A text, turned into what it should be by `parse`, whose error is noted.
-    pub fn parsed<T, E: fmt::Display>(&mut self, key: &'static str, parse: impl FnOnce(&str) -> Result<T, E>) -> Option<T> {
+    pub fn parsed<T, E: fmt::Display>(
+        &mut self,
+        key: &'static str,
+        parse: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Option<T> {
         let entry = self.take(key)?;
         match &entry.value {
             Value::Text(text) | Value::Whole(text) => match parse(text) {
@@ -153,7 +172,13 @@ impl Section {
     /// One of a few words.
     pub fn word<T: Copy>(&mut self, key: &'static str, words: &[(&str, T)]) -> Option<T> {
         let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
-        self.parsed(key, |text| words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value).ok_or_else(|| format!("{text:?} is not one of {}", known.join(", "))))
+        self.parsed(key, |text| {
+            words
+                .iter()
+                .find(|(word, _)| *word == text)
+                .map(|(_, value)| *value)
+                .ok_or_else(|| format!("{text:?} is not one of {}", known.join(", ")))
+        })
     }
 
     /// A whole number within bounds.
@@ -185,7 +210,12 @@ impl Section {
     }
 
     /// A list of texts, each checked; at most `most`.
-    pub fn texts<E: fmt::Display>(&mut self, key: &'static str, most: usize, check: impl Fn(&str) -> Result<(), E>) -> Option<Vec<String>> {
+    pub fn texts<E: fmt::Display>(
+        &mut self,
+        key: &'static str,
+        most: usize,
+        check: impl Fn(&str) -> Result<(), E>,
+    ) -> Option<Vec<String>> {
         let entry = self.take(key)?;
         let Value::List(items) = &entry.value else {
             self.fault_at(&entry, key, format!("is {}, expected a list of texts", entry.value.kind()));
@@ -231,7 +261,14 @@ impl Section {
             self.fault_at(entry, key, format!("is {}, expected a table", entry.value.kind()));
             return None;
         };
-        Some(Self { source: entry.source.clone(), line: entry.line, path, entries: entries.clone(), known: Vec::new(), faults: self.faults.clone() })
+        Some(Self {
+            source: entry.source.clone(),
+            line: entry.line,
+            path,
+            entries: entries.clone(),
+            known: Vec::new(),
+            faults: self.faults.clone(),
+        })
     }
 
     /// A list of tables; at most `most`.
@@ -244,14 +281,23 @@ impl Section {
         if items.len() > most {
             self.fault_at(&entry, key, format!("has {} entries, at most {most} are allowed", items.len()));
         }
-        items.iter().take(most).enumerate().filter_map(|(index, item)| self.table(item, key, format!("{}[{index}]", self.dotted(key)))).collect()
+        items
+            .iter()
+            .take(most)
+            .enumerate()
+            .filter_map(|(index, item)| self.table(item, key, format!("{}[{index}]", self.dotted(key))))
+            .collect()
     }
 
     /// Notes every key nobody asked for.
     pub fn finish(self) {
         for (key, entry) in &self.entries {
-            let near = self.known.iter().min_by_key(|known| distance(known, key)).filter(|known| distance(known, key) <= 3);
-            let hint = near.map_or_else(|| format!("known here: {}", self.known.join(", ")), |near| format!("did you mean {near}?"));
+            let near =
+                self.known.iter().min_by_key(|known| distance(known, key)).filter(|known| distance(known, key) <= 3);
+            let hint = near.map_or_else(
+                || format!("known here: {}", self.known.join(", ")),
+                |near| format!("did you mean {near}?"),
+            );
             self.fault_at(entry, key, format!("unknown key; {hint}"));
         }
     }
@@ -270,18 +316,31 @@ impl Section {
 }
 
 fn table_of(source: &Rc<str>, text: &str, table: &DeTable<'_>) -> BTreeMap<String, Entry> {
-    let entry = |value: &toml::Spanned<DeValue<'_>>, start| Entry { source: source.clone(), line: Some(line_at(text, start)), value: value_of(source, text, value.get_ref()) };
+    let entry = |value: &toml::Spanned<DeValue<'_>>, start| Entry {
+        source: source.clone(),
+        line: Some(line_at(text, start)),
+        value: value_of(source, text, value.get_ref()),
+    };
     table.iter().map(|(key, value)| (key.get_ref().to_string(), entry(value, key.span().start))).collect()
 }
 
 fn value_of(source: &Rc<str>, text: &str, value: &DeValue<'_>) -> Value {
     match value {
         DeValue::String(text) => Value::Text(text.to_string()),
-        DeValue::Integer(number) if number.radix() == 10 => Value::Whole(number.as_str().trim_start_matches('+').to_owned()),
+        DeValue::Integer(number) if number.radix() == 10 => {
+            Value::Whole(number.as_str().trim_start_matches('+').to_owned())
+        }
         DeValue::Integer(_) => Value::Other("a number that is not decimal"),
         DeValue::Boolean(flag) => Value::Flag(*flag),
         DeValue::Array(items) => Value::List(
-            items.iter().map(|item| Entry { source: source.clone(), line: Some(line_at(text, item.span().start)), value: value_of(source, text, item.get_ref()) }).collect(),
+            items
+                .iter()
+                .map(|item| Entry {
+                    source: source.clone(),
+                    line: Some(line_at(text, item.span().start)),
+                    value: value_of(source, text, item.get_ref()),
+                })
+                .collect(),
         ),
         DeValue::Table(table) => Value::Table(table_of(source, text, table)),
         DeValue::Float(_) => Value::Other("a fraction"),

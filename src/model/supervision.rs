@@ -69,7 +69,12 @@ impl History {
         self.restarts += 1;
         let doublings = u32::try_from(self.failures.len() - 1).unwrap_or(u32::MAX).min(16);
         let delay = budget.backoff_min_ms.saturating_mul(1 << doublings).min(budget.backoff_max_ms);
-        #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "delays are small")]
+        #[expect(
+            clippy::cast_precision_loss,
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "delays are small"
+        )]
         let spread = (delay as f64 * 0.5 * jitter.clamp(0.0, 1.0)) as u64;
         Verdict::Restart { after_ms: delay - delay / 2 + spread }
     }

@@ -5,9 +5,28 @@ use std::ffi::{OsStr, OsString};
 
 /// Variables handed on as they are. No `GIT_*`: an inherited `GIT_DIR` makes git write into the wrong repository.
 const KEPT: [&str; 22] = [
-    "PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TZ", "TMPDIR", "SSH_AUTH_SOCK", "CARGO_HOME", "RUSTUP_HOME",
-    "NVM_DIR", "JAVA_HOME", "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY",
-    "SSL_CERT_FILE", "SSL_CERT_DIR", "NODE_EXTRA_CA_CERTS",
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "SHELL",
+    "LANG",
+    "TZ",
+    "TMPDIR",
+    "SSH_AUTH_SOCK",
+    "CARGO_HOME",
+    "RUSTUP_HOME",
+    "NVM_DIR",
+    "JAVA_HOME",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "NODE_EXTRA_CA_CERTS",
 ];
 
 /// Families of variables handed on by prefix.
@@ -60,7 +79,12 @@ mod tests {
         let own = [("LC_ALL", "C"), ("UV_CACHE_DIR", "/c"), ("TERM", "xterm"), ("PATH", "/p"), ("LANG", "de")];
         let env = env_of(&own, &[("LANG", "C"), ("TRACEPARENT", "00-1")]);
         let expected = [
-            ("CI", "1"), ("LANG", "C"), ("LC_ALL", "C"), ("PATH", "/p"), ("TERM", "dumb"), ("TRACEPARENT", "00-1"),
+            ("CI", "1"),
+            ("LANG", "C"),
+            ("LC_ALL", "C"),
+            ("PATH", "/p"),
+            ("TERM", "dumb"),
+            ("TRACEPARENT", "00-1"),
             ("UV_CACHE_DIR", "/c"),
         ];
         assert_eq!(env, expected.map(|(n, v)| (n.to_owned(), v.to_owned())));

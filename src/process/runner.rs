@@ -22,7 +22,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::command::{CommandSpec, Exit, ExitOutcome, ProcessError, WhenDaemonDies};
 use super::ending::KILL_LIMIT;
-use super::protocol::{CANCEL_LINE, Ended, HELPER_VARIABLE, HELPER_VERB, Order, POLICY_FINISH, POLICY_VARIABLE, Report};
+use super::protocol::{
+    CANCEL_LINE, Ended, HELPER_VARIABLE, HELPER_VERB, Order, POLICY_FINISH, POLICY_VARIABLE, Report,
+};
 use super::{sweep, tail};
 
 /// What a supervisor may take beyond deadline, grace and killing before it counts as lost. Generous: a loaded machine

@@ -91,7 +91,7 @@ impl Doors {
 
 fn supervise(order: &Order, cwd: PathBuf, argv: &[OsString], mut doors: Doors) -> ExitCode {
     let log_start = doors.log_bytes();
-    let pid = match detach().and_then(|()| start(order, cwd, argv, &doors.log)) {
+    let pid = match detach(&order).and_then(|()| start(order, cwd, argv, &doors.log)) {
         Ok(pid) => pid,
         Err(error) => {
             doors.tell(&Report::Failed { reason: error.to_string() });
@@ -118,8 +118,15 @@ fn supervise(order: &Order, cwd: PathBuf, argv: &[OsString], mut doors: Doors) -
     ExitCode::SUCCESS
 }
 
+/// How far commands of a repository stand back: a build on every core leaves the daemon's answers quick.
+const NICENESS: i32 = 10;
+
 /// Own session (no terminal, none of the daemon's signals) and, on Linux, parent of every orphan below.
-fn detach() -> io::Result<()> {
+fn detach(order: &Order) -> io::Result<()> {
+    // Commands of a repository stand back behind the daemon and people; git, which others wait for, does not.
+    if order.when_daemon_dies == WhenDaemonDies::Kill {
+        let _ = rustix::process::nice(NICENESS);
+    }
     // Fails only for a process group leader, which is detached enough.
     let _ = rustix::process::setsid();
     #[cfg(target_os = "linux")]

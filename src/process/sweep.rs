@@ -196,7 +196,8 @@ mod tests {
         let wanted = Marked::StartingWith("d1/");
         assert_eq!(role(b"A=1\0SLUGLINE_RUN=d1/7\0B=2", wanted), "member");
         assert_eq!(role(b"SLUGLINE_RUN_HELPER=d1/7", wanted), "supervisor");
-        for stranger in [&b""[..], b"SLUGLINE_RUN=d2/7", b"XSLUGLINE_RUN=d1/7", b"A=SLUGLINE_RUN=d1/7", b"SLUGLINE_RUN"] {
+        for stranger in [&b""[..], b"SLUGLINE_RUN=d2/7", b"XSLUGLINE_RUN=d1/7", b"A=SLUGLINE_RUN=d1/7", b"SLUGLINE_RUN"]
+        {
             assert_eq!(role(stranger, wanted), "stranger");
         }
         assert_eq!(role(b"SLUGLINE_RUN=d1/70", Marked::Exactly("d1/7")), "stranger");

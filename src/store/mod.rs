@@ -68,7 +68,8 @@ impl Store {
         let lock = lock_for(path)?;
         let connection = schema::open(path)?;
         let writer = Writer::start(connection, path, lock)?;
-        let readers = ReaderPool { path: path.to_owned(), idle: std::sync::Mutex::default(), permits: Semaphore::new(READERS) };
+        let readers =
+            ReaderPool { path: path.to_owned(), idle: std::sync::Mutex::default(), permits: Semaphore::new(READERS) };
         let opened = OPENED.fetch_add(1, Ordering::Relaxed);
         Ok(Self { path: path.to_owned(), writer, readers: Arc::new(readers), opened })
     }
@@ -117,10 +118,13 @@ fn lock_for(path: &Path) -> Result<File, StoreError> {
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");
     let name = PathBuf::from(name);
-    let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&name).map_err(|source| StoreError::Open {
-        path: name.clone(),
-        reason: source.to_string(),
-    })?;
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(&name)
+        .map_err(|source| StoreError::Open { path: name.clone(), reason: source.to_string() })?;
     for _ in 0..LOCK_TRIES {
         if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
             return Ok(file);

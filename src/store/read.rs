@@ -50,7 +50,9 @@ impl Store {
         let newest = "SELECT record FROM verdicts WHERE tree = ?1 AND definition = ?2 AND environment = ?3 ORDER BY seq DESC LIMIT 1";
         self.readers
             .with(move |db| {
-                let one = |key: &VerdictKey| record(db, newest, params![key.tree.as_str(), key.definition, key.environment]).transpose();
+                let one = |key: &VerdictKey| {
+                    record(db, newest, params![key.tree.as_str(), key.definition, key.environment]).transpose()
+                };
                 keys.iter().filter_map(one).collect()
             })
             .await
@@ -64,7 +66,11 @@ impl Store {
 
     /// Every operation that has not ended.
     pub async fn open_operations(&self) -> Result<Vec<Operation>, StoreError> {
-        self.readers.with(|db| records(db, "SELECT record FROM operations WHERE state IN ('queued', 'running') ORDER BY id", [])).await
+        self.readers
+            .with(|db| {
+                records(db, "SELECT record FROM operations WHERE state IN ('queued', 'running') ORDER BY id", [])
+            })
+            .await
     }
 
     /// The newest claim of every todo, live or not.
@@ -92,7 +98,9 @@ impl Store {
         let (after, limit) = (i64::try_from(after).unwrap_or(i64::MAX), i64::try_from(limit).unwrap_or(i64::MAX));
         self.readers
             .with(move |db| {
-                let mut statement = db.prepare_cached("SELECT seq, at, kind, repo, slug, data FROM events WHERE seq > ?1 ORDER BY seq LIMIT ?2")?;
+                let mut statement = db.prepare_cached(
+                    "SELECT seq, at, kind, repo, slug, data FROM events WHERE seq > ?1 ORDER BY seq LIMIT ?2",
+                )?;
                 let mut rows = statement.query(params![after, limit])?;
                 let mut events = Vec::new();
                 while let Some(row) = rows.next()? {
@@ -106,13 +114,19 @@ impl Store {
 
 fn slug_record(db: &Connection, todo: &TodoKey) -> Result<SlugRecord, StoreError> {
     let at = params![todo.repo.as_str(), todo.slug.as_str()];
-    let stage: Option<String> = db.prepare_cached("SELECT stage FROM stages WHERE repo = ?1 AND slug = ?2")?.query_row(at, |row| row.get(0)).optional()?;
-    let last = "SELECT id FROM operations WHERE repo = ?1 AND slug = ?2 AND state = 'succeeded' ORDER BY id DESC LIMIT 1";
+    let stage: Option<String> = db
+        .prepare_cached("SELECT stage FROM stages WHERE repo = ?1 AND slug = ?2")?
+        .query_row(at, |row| row.get(0))
+        .optional()?;
+    let last =
+        "SELECT id FROM operations WHERE repo = ?1 AND slug = ?2 AND state = 'succeeded' ORDER BY id DESC LIMIT 1";
     let last: Option<String> = db.prepare_cached(last)?.query_row(at, |row| row.get(0)).optional()?;
     Ok(SlugRecord {
         stage: stage.map(|stage| serde_json::from_value(stage.into())).transpose()?.unwrap_or_default(),
         claim: record(db, "SELECT record FROM claims WHERE repo = ?1 AND slug = ?2", at)?,
-        last_operation: last.map(|id| OperationId::parse(&id).map_err(|error| StoreError::Corrupt(error.to_string()))).transpose()?,
+        last_operation: last
+            .map(|id| OperationId::parse(&id).map_err(|error| StoreError::Corrupt(error.to_string())))
+            .transpose()?,
         worktree: mark(db, todo, "worktree")?,
         prepare: mark(db, todo, "prepare")?,
         todo: mark(db, todo, "todo")?,

@@ -68,7 +68,10 @@ pub fn open(path: &Path) -> Result<Connection, StoreError> {
     let fault = |reason: String| StoreError::Open { path: path.to_owned(), reason };
     let existed = match std::fs::metadata(path) {
         Ok(meta) if meta.len() == 0 => {
-            return Err(fault("it is empty, so its content was lost; restore a backup, or move it away to start with an empty ledger".to_owned()));
+            return Err(fault(
+                "it is empty, so its content was lost; restore a backup, or move it away to start with an empty ledger"
+                    .to_owned(),
+            ));
         }
         Ok(_) => true,
         Err(_) => false,
@@ -105,22 +108,33 @@ fn make(path: &Path) -> Result<(), StoreError> {
 
 /// A connection with the settings every one of ours has.
 pub fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, rusqlite::Error> {
-    let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW)?;
+    let connection =
+        Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW)?;
     connection.busy_timeout(BUSY_LIMIT)?;
     Ok(connection)
 }
 
 fn check(connection: &Connection) -> Result<(), String> {
-    let read = |pragma: &str| connection.pragma_query_value(None, pragma, |row| row.get::<_, i32>(0)).map_err(|error| error.to_string());
+    let read = |pragma: &str| {
+        connection.pragma_query_value(None, pragma, |row| row.get::<_, i32>(0)).map_err(|error| error.to_string())
+    };
     if read("application_id")? != APPLICATION_ID {
         return Err("it is not a Slugline ledger; give another --data-dir".to_owned());
     }
     let version = read("user_version")?;
     if usize::try_from(version).is_ok_and(|version| version > MIGRATIONS.len()) {
-        return Err(format!("it was written by a newer version (format {version}, this one knows {}); start that one again", MIGRATIONS.len()));
+        return Err(format!(
+            "it was written by a newer version (format {version}, this one knows {}); start that one again",
+            MIGRATIONS.len()
+        ));
     }
-    let verdict: String = connection.pragma_query_value(None, "quick_check", |row| row.get(0)).map_err(|error| error.to_string())?;
-    if verdict == "ok" { Ok(()) } else { Err(format!("it is damaged ({verdict}); restore a backup, or move it away to start with an empty ledger")) }
+    let verdict: String =
+        connection.pragma_query_value(None, "quick_check", |row| row.get(0)).map_err(|error| error.to_string())?;
+    if verdict == "ok" {
+        Ok(())
+    } else {
+        Err(format!("it is damaged ({verdict}); restore a backup, or move it away to start with an empty ledger"))
+    }
 }
 
 /// Every missing step, each in a transaction of its own together with its number.

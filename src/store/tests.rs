@@ -81,7 +81,13 @@ async fn a_batch_that_conflicts_is_rolled_back_alone() {
     let (bad, good) = tokio::join!(store.commit(twice), store.commit(opened(3, "three")));
     assert!(matches!(bad, Err(StoreError::Conflict(_))), "{bad:?}");
     good.expect("the other batch is not concerned");
-    let ids: Vec<_> = store.open_operations().await.expect("reads").into_iter().map(|operation| operation.todo.slug.to_string()).collect();
+    let ids: Vec<_> = store
+        .open_operations()
+        .await
+        .expect("reads")
+        .into_iter()
+        .map(|operation| operation.todo.slug.to_string())
+        .collect();
     assert_eq!(ids, ["one", "three"]);
 }
 
@@ -127,7 +133,10 @@ async fn what_was_answered_is_there_after_opening_again() {
     drop(store);
     let store = Store::open(&path).expect("opens again");
     let record = store.slug(&todo("fix")).await.expect("reads");
-    assert_eq!((record.worktree, record.stage, record.claim.map(|claim| claim.token)), (Some(mark), Stage::Build, Some(1)));
+    assert_eq!(
+        (record.worktree, record.stage, record.claim.map(|claim| claim.token)),
+        (Some(mark), Stage::Build, Some(1))
+    );
     assert_eq!(store.events(1, 10).await.expect("reads").len(), 2);
 }
 

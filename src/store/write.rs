@@ -101,7 +101,8 @@ pub fn interrupted(mut operation: Operation, at: Timestamp) -> Write {
     operation.finished_at = Some(at);
     operation.phase = None;
     operation.poll_after_ms = None;
-    let detail = format!("a restart of the daemon ended operation {}; ask again, and what is missing is done", operation.id);
+    let detail =
+        format!("a restart of the daemon ended operation {}; ask again, and what is missing is done", operation.id);
     operation.problem = Some(Problem::new(ProblemCode::Interrupted, detail));
     Write::OperationChanged(Box::new(operation))
 }
@@ -126,30 +127,29 @@ pub fn apply(db: &Connection, write: &Write) -> Result<(), StoreError> {
 }
 
 fn append(db: &Connection, at: Timestamp, kind: EventKind, todo: &TodoKey, data: &Value) -> Result<(), StoreError> {
-    db.prepare_cached("INSERT INTO events (at, kind, repo, slug, data) VALUES (?1, ?2, ?3, ?4, ?5)")?.execute(params![
-        at.as_ms(),
-        kind.as_str(),
-        todo.repo.as_str(),
-        todo.slug.as_str(),
-        data.to_string()
-    ])?;
+    db.prepare_cached("INSERT INTO events (at, kind, repo, slug, data) VALUES (?1, ?2, ?3, ?4, ?5)")?
+        .execute(params![at.as_ms(), kind.as_str(), todo.repo.as_str(), todo.slug.as_str(), data.to_string()])?;
     Ok(())
 }
 
 fn operation_opened(db: &Connection, operation: &Operation) -> Result<(), StoreError> {
-    db.prepare_cached("INSERT INTO operations (id, repo, slug, state, record) VALUES (?1, ?2, ?3, ?4, ?5)")?.execute(params![
-        operation.id.as_str(),
-        operation.todo.repo.as_str(),
-        operation.todo.slug.as_str(),
-        operation.state.as_str(),
-        serde_json::to_string(operation)?
-    ])?;
+    db.prepare_cached("INSERT INTO operations (id, repo, slug, state, record) VALUES (?1, ?2, ?3, ?4, ?5)")?.execute(
+        params![
+            operation.id.as_str(),
+            operation.todo.repo.as_str(),
+            operation.todo.slug.as_str(),
+            operation.state.as_str(),
+            serde_json::to_string(operation)?
+        ],
+    )?;
     operation_event(db, operation, operation.created_at)
 }
 
 fn operation_changed(db: &Connection, operation: &Operation) -> Result<(), StoreError> {
     let changed = db
-        .prepare_cached("UPDATE operations SET state = ?2, record = ?3 WHERE id = ?1 AND state IN ('queued', 'running')")?
+        .prepare_cached(
+            "UPDATE operations SET state = ?2, record = ?3 WHERE id = ?1 AND state IN ('queued', 'running')",
+        )?
         .execute(params![operation.id.as_str(), operation.state.as_str(), serde_json::to_string(operation)?])?;
     if changed == 0 {
         return Err(StoreError::Conflict(format!("operation {} has ended or was never opened", operation.id)));
@@ -168,7 +168,8 @@ fn claim_granted(db: &Connection, claim: &Claim) -> Result<(), StoreError> {
         .prepare_cached("SELECT token FROM claims WHERE repo = ?1 AND slug = ?2")?
         .query_row(params![repo, slug], |row| row.get(0))
         .optional()?;
-    let token = i64::try_from(claim.token).map_err(|_| StoreError::Conflict(format!("token {} of {} is out of range", claim.token, claim.todo)))?;
+    let token = i64::try_from(claim.token)
+        .map_err(|_| StoreError::Conflict(format!("token {} of {} is out of range", claim.token, claim.todo)))?;
     if latest.is_some_and(|latest| latest >= token) {
         return Err(StoreError::Conflict(format!("token {token} of {} was given before", claim.todo)));
     }
@@ -178,30 +179,38 @@ fn claim_granted(db: &Connection, claim: &Claim) -> Result<(), StoreError> {
 }
 
 fn stage_changed(db: &Connection, todo: &TodoKey, stage: Stage, at: Timestamp) -> Result<(), StoreError> {
-    db.prepare_cached("INSERT OR REPLACE INTO stages (repo, slug, stage) VALUES (?1, ?2, ?3)")?
-        .execute(params![todo.repo.as_str(), todo.slug.as_str(), stage.as_str()])?;
+    db.prepare_cached("INSERT OR REPLACE INTO stages (repo, slug, stage) VALUES (?1, ?2, ?3)")?.execute(params![
+        todo.repo.as_str(),
+        todo.slug.as_str(),
+        stage.as_str()
+    ])?;
     append(db, at, EventKind::TodoUpdated, todo, &json!({ "stage": stage }))
 }
 
-fn marked<M: Serialize>(db: &Connection, todo: &TodoKey, kind: &str, mark: Option<&M>, at: Timestamp) -> Result<(), StoreError> {
+fn marked<M: Serialize>(
+    db: &Connection,
+    todo: &TodoKey,
+    kind: &str,
+    mark: Option<&M>,
+    at: Timestamp,
+) -> Result<(), StoreError> {
     let (repo, slug) = (todo.repo.as_str(), todo.slug.as_str());
     match mark {
         Some(mark) => db
             .prepare_cached("INSERT OR REPLACE INTO marks (repo, slug, kind, record) VALUES (?1, ?2, ?3, ?4)")?
             .execute(params![repo, slug, kind, serde_json::to_string(mark)?])?,
-        None => db.prepare_cached("DELETE FROM marks WHERE repo = ?1 AND slug = ?2 AND kind = ?3")?.execute(params![repo, slug, kind])?,
+        None => db
+            .prepare_cached("DELETE FROM marks WHERE repo = ?1 AND slug = ?2 AND kind = ?3")?
+            .execute(params![repo, slug, kind])?,
     };
     append(db, at, EventKind::TodoUpdated, todo, &json!({ "mark": kind, "value": mark }))
 }
 
 fn verdict_recorded(db: &Connection, verdict: &Verdict) -> Result<(), StoreError> {
     let record = serde_json::to_string(verdict)?;
-    db.prepare_cached("INSERT INTO verdicts (tree, definition, environment, record) VALUES (?1, ?2, ?3, ?4)")?.execute(params![
-        verdict.key.tree.as_str(),
-        verdict.key.definition,
-        verdict.key.environment,
-        record
-    ])?;
-    db.prepare_cached("DELETE FROM verdicts WHERE seq <= (SELECT max(seq) FROM verdicts) - ?1")?.execute([VERDICTS_MAX])?;
+    db.prepare_cached("INSERT INTO verdicts (tree, definition, environment, record) VALUES (?1, ?2, ?3, ?4)")?
+        .execute(params![verdict.key.tree.as_str(), verdict.key.definition, verdict.key.environment, record])?;
+    db.prepare_cached("DELETE FROM verdicts WHERE seq <= (SELECT max(seq) FROM verdicts) - ?1")?
+        .execute([VERDICTS_MAX])?;
     append(db, verdict.at, EventKind::TodoUpdated, &verdict.todo, &serde_json::to_value(verdict)?)
 }

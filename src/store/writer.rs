@@ -77,7 +77,10 @@ impl Writer {
                     let _ = done.send(());
                 }
             })
-            .map_err(|error| StoreError::Open { path: path.to_owned(), reason: format!("its thread cannot be started: {error}") })?;
+            .map_err(|error| StoreError::Open {
+                path: path.to_owned(),
+                reason: format!("its thread cannot be started: {error}"),
+            })?;
         Ok(Self { jobs, counters })
     }
 
@@ -129,7 +132,11 @@ impl Writer {
 
 /// The thread: until the queue is closed, a close is asked for, or something panics. Dropping the queue tells
 /// everybody who waits that nobody will answer. Comes back with whom to tell of an orderly end.
-fn write_all(connection: Connection, mut queue: mpsc::Receiver<Job>, counters: &Counters) -> Option<oneshot::Sender<()>> {
+fn write_all(
+    connection: Connection,
+    mut queue: mpsc::Receiver<Job>,
+    counters: &Counters,
+) -> Option<oneshot::Sender<()>> {
     let mut closing = None;
     while closing.is_none() {
         let Some(first) = queue.blocking_recv() else { break };
@@ -186,7 +193,10 @@ fn commit_all(db: &Connection, batches: Vec<(Vec<Write>, Answer)>, counters: &Co
 
 /// Applies every batch, each on its own savepoint, and commits. A batch that fails is rolled back alone; a disk that
 /// is full or fails ends the whole transaction, because nothing after it can be trusted to be written.
-fn in_one_transaction(db: &Connection, batches: &[(Vec<Write>, Answer)]) -> Result<(Vec<Result<(), StoreError>>, u64), StoreError> {
+fn in_one_transaction(
+    db: &Connection,
+    batches: &[(Vec<Write>, Answer)],
+) -> Result<(Vec<Result<(), StoreError>>, u64), StoreError> {
     db.execute_batch("BEGIN IMMEDIATE")?;
     let mut results = Vec::with_capacity(batches.len());
     for (batch, _) in batches {

@@ -45,15 +45,55 @@ async fn names_that_want_out_are_refused_and_leave_nothing() {
     house.order("fix").await;
     let before = listing(site.dir.path());
     let long = "a".repeat(60_000);
-    let hostile = ["", ".", "..", "../x", "../../etc", "a/b", "/etc/passwd", "a\\b", "a\0b", "\u{0}", "%2e%2e%2f", "a%2fb", "x.lock", "con", "nul.txt", "\u{202e}xif", "ｆｉｘ", "FIX", "fix ", " fix", "fix\n", "-rf", "--help", "@{-1}", "HEAD^", "refs/heads/main", "fix..main", "~", "$(id)", "`id`", "*", long.as_str()];
+    let hostile = [
+        "",
+        ".",
+        "..",
+        "../x",
+        "../../etc",
+        "a/b",
+        "/etc/passwd",
+        "a\\b",
+        "a\0b",
+        "\u{0}",
+        "%2e%2e%2f",
+        "a%2fb",
+        "x.lock",
+        "con",
+        "nul.txt",
+        "\u{202e}xif",
+        "ｆｉｘ",
+        "FIX",
+        "fix ",
+        " fix",
+        "fix\n",
+        "-rf",
+        "--help",
+        "@{-1}",
+        "HEAD^",
+        "refs/heads/main",
+        "fix..main",
+        "~",
+        "$(id)",
+        "`id`",
+        "*",
+        long.as_str(),
+    ];
     for name in hostile {
         let shown: String = name.chars().take(40).collect();
-        for body in [json!({ "lane": "builder", "slug": name }), json!({ "lane": "builder", "slug": "fix", "repo": name }), json!({ "lane": name, "slug": "fix" })] {
+        for body in [
+            json!({ "lane": "builder", "slug": name }),
+            json!({ "lane": "builder", "slug": "fix", "repo": name }),
+            json!({ "lane": name, "slug": "fix" }),
+        ] {
             let reply = house.work(body).await;
             let told = problem(&reply, 400, "invalid_name");
             let detail = told["detail"].as_str().expect("text");
             assert!(detail.contains("a-z 0-9"), "the rule is not said for {shown:?}: {detail}");
-            assert!(!detail.contains(['\0', '\u{202e}', '\n']) && reply.body.len() < 2_000, "{shown:?} comes back as it was: {detail:?}");
+            assert!(
+                !detail.contains(['\0', '\u{202e}', '\n']) && reply.body.len() < 2_000,
+                "{shown:?} comes back as it was: {detail:?}"
+            );
         }
     }
     assert_eq!(listing(site.dir.path()), before);
@@ -72,12 +112,42 @@ async fn names_in_paths_are_refused_however_they_are_written() {
     let house = site.start(&[&repo]).await;
     house.order("fix").await;
     let before = listing(site.dir.path());
-    let hostile = ["..", "%2e%2e", "%2e%2e%2f", "..%2f..%2fetc", "a%2fb", "a%5cb", "%00", "fix%00", "x.lock", "con", "%e2%80%ae", "%ff%fe", "%", "%zz", "FIX", "fix%20", "*"];
+    let hostile = [
+        "..",
+        "%2e%2e",
+        "%2e%2e%2f",
+        "..%2f..%2fetc",
+        "a%2fb",
+        "a%5cb",
+        "%00",
+        "fix%00",
+        "x.lock",
+        "con",
+        "%e2%80%ae",
+        "%ff%fe",
+        "%",
+        "%zz",
+        "FIX",
+        "fix%20",
+        "*",
+    ];
     for name in hostile {
-        for path in [format!("/todos/app/{name}"), format!("/todos/{name}/fix"), format!("/operations/{name}"), format!("/operations/{name}/log")] {
+        for path in [
+            format!("/todos/app/{name}"),
+            format!("/todos/{name}/fix"),
+            format!("/operations/{name}"),
+            format!("/operations/{name}/log"),
+        ] {
             let reply = house.client.get(&path).await.expect("answers");
             let code = reply.json()["code"].as_str().unwrap_or("").to_owned();
-            assert!(matches!((reply.status, code.as_str()), (400, "invalid_name" | "invalid_request") | (404, "not_found" | "unknown_operation")), "{path}: {}", reply.text());
+            assert!(
+                matches!(
+                    (reply.status, code.as_str()),
+                    (400, "invalid_name" | "invalid_request") | (404, "not_found" | "unknown_operation")
+                ),
+                "{path}: {}",
+                reply.text()
+            );
             problem(&reply, reply.status, &code);
         }
         problem(&house.client.delete(&format!("/operations/{name}")).await.expect("answers"), 404, "unknown_operation");
@@ -95,7 +165,11 @@ async fn what_is_not_known_is_404_and_names_what_is() {
     let site = Site::new();
     let (app, lib) = (site.app(&["fix"], ""), Repo::with(site.path("lib"), &["fix"], ""));
     let house = site.start(&[&app, &lib]).await;
-    let told = problem(&house.work(json!({ "lane": "builder", "slug": "fix", "repo": "nope" })).await, 404, "unknown_repository");
+    let told = problem(
+        &house.work(json!({ "lane": "builder", "slug": "fix", "repo": "nope" })).await,
+        404,
+        "unknown_repository",
+    );
     assert_eq!(told["registered"], json!(["app", "lib"]));
     let told = problem(&house.work(json!({ "lane": "builder", "slug": "fix" })).await, 400, "invalid_request");
     assert!(told["detail"].as_str().is_some_and(|detail| detail.contains("app, lib")), "{told}");
@@ -103,7 +177,11 @@ async fn what_is_not_known_is_404_and_names_what_is() {
     problem(&house.client.get("/todos/app/nope").await.expect("answers"), 404, "unknown_slug");
     problem(&house.client.get("/todos/nope/fix").await.expect("answers"), 404, "unknown_repository");
     problem(&house.client.get("/todos?repo=nope").await.expect("answers"), 404, "unknown_repository");
-    problem(&house.client.get("/operations/01JAAAAAAAAAAAAAAAAAAAAAAA").await.expect("answers"), 404, "unknown_operation");
+    problem(
+        &house.client.get("/operations/01JAAAAAAAAAAAAAAAAAAAAAAA").await.expect("answers"),
+        404,
+        "unknown_operation",
+    );
     assert!(!site.path("data/worktrees").exists(), "a worktree was made for a call that was refused");
     house.stop().await;
 }
@@ -125,11 +203,17 @@ struct Unusable {
 async fn is_unusable(site: &Site, unusable: Unusable) {
     let (bad, good) = (site.path("bad"), site.app(&["fix"], ""));
     let base = unusable.base.map_or_else(String::new, |base| format!("base = {base:?}\n"));
-    let text = format!("listen = \"127.0.0.1:0\"\ndata_dir = \"data\"\n[[repositories]]\nname = \"bad\"\npath = {bad:?}\n{base}[[repositories]]\nname = \"app\"\npath = {:?}\n", good.path);
-    let config = Config::load(&Flags::default(), &BTreeMap::new(), Some((&site.path("slugline.toml"), &text))).expect("the test's configuration is valid");
+    let text = format!(
+        "listen = \"127.0.0.1:0\"\ndata_dir = \"data\"\n[[repositories]]\nname = \"bad\"\npath = {bad:?}\n{base}[[repositories]]\nname = \"app\"\npath = {:?}\n",
+        good.path
+    );
+    let config = Config::load(&Flags::default(), &BTreeMap::new(), Some((&site.path("slugline.toml"), &text)))
+        .expect("the test's configuration is valid");
     let house = House::start(config, Faults::default()).await;
     let before = listing(site.dir.path());
-    for body in [json!({ "lane": "builder", "slug": "fix", "repo": "bad" }), json!({ "lane": "builder", "repo": "bad" })] {
+    for body in
+        [json!({ "lane": "builder", "slug": "fix", "repo": "bad" }), json!({ "lane": "builder", "repo": "bad" })]
+    {
         let told = problem(&house.work(body).await, 422, "repository_unusable");
         let detail = told["detail"].as_str().expect("text");
         assert!(detail.contains(bad.to_str().expect("text")) && detail.contains(unusable.says), "{detail}");
@@ -137,7 +221,8 @@ async fn is_unusable(site: &Site, unusable: Unusable) {
     problem(&house.client.get("/todos?repo=bad").await.expect("answers"), 422, "repository_unusable");
     assert_eq!(listing(site.dir.path()), before);
     alive(&house).await;
-    let works = |repo: &'static str| house.work(json!({ "lane": "builder", "slug": "fix", "repo": repo, "wait_ms": 45_000 }));
+    let works =
+        |repo: &'static str| house.work(json!({ "lane": "builder", "slug": "fix", "repo": repo, "wait_ms": 45_000 }));
     let other = works("app").await;
     assert_eq!(other.status, 200, "{}", other.text());
     if let Some(mend) = unusable.mend {
@@ -161,7 +246,11 @@ async fn a_path_that_is_not_there_is_said_and_works_once_it_is() {
 async fn a_directory_without_a_repository_is_said_and_works_once_it_is_one() {
     let site = Site::new();
     write(&site.path("bad/notes.txt"), "no repository\n");
-    is_unusable(&site, Unusable { base: None, says: "is not a git repository; give the directory", mend: Some(Box::new(make_good)) }).await;
+    is_unusable(
+        &site,
+        Unusable { base: None, says: "is not a git repository; give the directory", mend: Some(Box::new(make_good)) },
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -175,7 +264,11 @@ async fn a_file_in_the_place_of_a_repository_is_said() {
 async fn a_repository_without_commits_is_said_and_works_after_the_first() {
     let site = Site::new();
     Repo::empty(site.path("bad"));
-    is_unusable(&site, Unusable { base: None, says: "has no commits yet; make the first one", mend: Some(Box::new(make_good)) }).await;
+    is_unusable(
+        &site,
+        Unusable { base: None, says: "has no commits yet; make the first one", mend: Some(Box::new(make_good)) },
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -183,7 +276,11 @@ async fn a_bare_repository_is_said() {
     let site = Site::new();
     make_good(&site.path("source"));
     git(&site.path(""), &["clone", "--quiet", "--bare", "source", "bad"]);
-    is_unusable(&site, Unusable { base: None, says: "is a bare repository; Slugline needs one with a work tree", mend: None }).await;
+    is_unusable(
+        &site,
+        Unusable { base: None, says: "is a bare repository; Slugline needs one with a work tree", mend: None },
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -191,12 +288,26 @@ async fn a_base_that_is_not_there_is_said_with_the_branches_there_are() {
     let site = Site::new();
     make_good(&site.path("bad"));
     let mend = |path: &Path| drop(git(path, &["branch", "nope"]));
-    is_unusable(&site, Unusable { base: Some("nope"), says: "has no branch nope; set base to one of its branches, such as main", mend: Some(Box::new(mend)) }).await;
+    is_unusable(
+        &site,
+        Unusable {
+            base: Some("nope"),
+            says: "has no branch nope; set base to one of its branches, such as main",
+            mend: Some(Box::new(mend)),
+        },
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tag_a_commit_and_an_expression_are_no_bases() {
-    for (base, says) in [("v1", "is not a branch (a tag)"), ("HEAD", "is not a branch (not a branch name)"), ("main~0", "is not a branch (not a branch name)"), ("--all", "is not a branch (not a branch name)"), ("4b825dc642cb6eb9a060e54bf8d69288fbee4904", "is not a branch (a commit)")] {
+    for (base, says) in [
+        ("v1", "is not a branch (a tag)"),
+        ("HEAD", "is not a branch (not a branch name)"),
+        ("main~0", "is not a branch (not a branch name)"),
+        ("--all", "is not a branch (not a branch name)"),
+        ("4b825dc642cb6eb9a060e54bf8d69288fbee4904", "is not a branch (a commit)"),
+    ] {
         let site = Site::new();
         make_good(&site.path("bad"));
         git(&site.path("bad"), &["tag", "v1"]);
@@ -218,7 +329,9 @@ async fn formats_beyond_the_usual_are_said() {
     for format in ["--ref-format=reftable", "--object-format=sha256"] {
         let site = Site::new();
         std::fs::create_dir_all(site.path("bad")).expect("makes");
-        let made = git_command(&site.path("bad"), &["init", "--quiet", "--initial-branch", "main", format]).output().expect("git starts");
+        let made = git_command(&site.path("bad"), &["init", "--quiet", "--initial-branch", "main", format])
+            .output()
+            .expect("git starts");
         if !made.status.success() {
             // Reftables came with git 2.45; an older git cannot make such a repository to be tried.
             assert!(String::from_utf8_lossy(&made.stderr).contains("ref-format"), "{format}: {made:?}");
@@ -235,10 +348,16 @@ async fn broken_settings_on_the_base_are_said_with_line_and_key_and_mended_by_a_
     let broken = "[prepare]\ncomand = \"make\"\n[sync]\nmain = \"sometimes\"\n[todos]\ndir = \"../elsewhere\"\n";
     let (app, lib) = (site.app(&["fix"], broken), Repo::with(site.path("lib"), &["fix"], ""));
     let house = site.start(&[&app, &lib]).await;
-    let work = |repo: &'static str| house.work(json!({ "lane": "builder", "slug": "fix", "repo": repo, "wait_ms": 45_000 }));
+    let work =
+        |repo: &'static str| house.work(json!({ "lane": "builder", "slug": "fix", "repo": repo, "wait_ms": 45_000 }));
     let told = problem(&work("app").await, 422, "repository_config_invalid");
     let detail = told["detail"].as_str().expect("text");
-    for part in [".slugline.toml:2: prepare.comand: unknown key; did you mean command?", ".slugline.toml:4: sync.main: \"sometimes\"", ".slugline.toml:6: todos.dir", "repository app"] {
+    for part in [
+        ".slugline.toml:2: prepare.comand: unknown key; did you mean command?",
+        ".slugline.toml:4: sync.main: \"sometimes\"",
+        ".slugline.toml:6: todos.dir",
+        "repository app",
+    ] {
         assert!(detail.contains(part), "{part} is not in: {detail}");
     }
     assert!(told["faults"].as_array().is_some_and(|faults| faults.len() >= 3), "{told}");
@@ -254,7 +373,10 @@ async fn broken_settings_on_the_base_are_said_with_line_and_key_and_mended_by_a_
     app.write(".slugline.toml", "[prepare\n");
     app.commit("break the settings");
     let told = problem(&work("app").await, 422, "repository_config_invalid");
-    assert!(told["detail"].as_str().is_some_and(|detail| detail.contains(".slugline.toml:1: not valid TOML")), "{told}");
+    assert!(
+        told["detail"].as_str().is_some_and(|detail| detail.contains(".slugline.toml:1: not valid TOML")),
+        "{told}"
+    );
     house.stop().await;
 }
 
@@ -263,7 +385,8 @@ async fn a_base_or_a_whole_repository_that_goes_away_is_said_and_works_again_whe
     let site = Site::new();
     let (app, lib) = (site.app(&["fix"], ""), Repo::with(site.path("lib"), &["fix"], ""));
     let house = site.start(&[&app, &lib]).await;
-    let work = |repo: &'static str| house.work(json!({ "lane": "builder", "slug": "fix", "repo": repo, "wait_ms": 45_000 }));
+    let work =
+        |repo: &'static str| house.work(json!({ "lane": "builder", "slug": "fix", "repo": repo, "wait_ms": 45_000 }));
     assert_eq!(work("app").await.status, 200);
     app.git(&["branch", "--move", "main", "elsewhere"]);
     let told = problem(&work("app").await, 422, "repository_unusable");
@@ -293,7 +416,10 @@ fn said(output: &Output) -> String {
 #[test]
 fn wrong_usage_ends_with_64_and_says_every_fault_at_once() {
     let site = Site::new();
-    write(&site.path("own.toml"), "lisen = \"127.0.0.1:0\"\n[lease]\nduration_ms = \"long\"\n[[repositories]]\nname = \"../x\"\npath = \"x\"\n");
+    write(
+        &site.path("own.toml"),
+        "lisen = \"127.0.0.1:0\"\n[lease]\nduration_ms = \"long\"\n[[repositories]]\nname = \"../x\"\npath = \"x\"\n",
+    );
     let cases: [Usage<'_>; 9] = [
         (&["serve", "--lissen", "127.0.0.1:0"], &[], &["--lissen", "--listen"]),
         (&[], &[], &["Usage", "serve"]),
@@ -302,11 +428,21 @@ fn wrong_usage_ends_with_64_and_says_every_fault_at_once() {
         (&["serve", "--listen", "192.0.2.1:80"], &[], &["not on loopback"]),
         (&["serve", "--listen", "nowhere"], &[], &["listen: \"nowhere\" is not an address such as 127.0.0.1:7584"]),
         (&["serve", "--config", "none.toml"], &[], &["none.toml: "]),
-        (&["serve"], &[("SLUGLINE_LISTENN", "x"), ("SLUGLINE_LEASE_DURATION_MS", "-1"), ("SLUGLINE_LOG_LEVEL", "=loud=")], &["SLUGLINE_LISTENN: unknown variable", "lease.duration_ms", "log.level"]),
+        (
+            &["serve"],
+            &[("SLUGLINE_LISTENN", "x"), ("SLUGLINE_LEASE_DURATION_MS", "-1"), ("SLUGLINE_LOG_LEVEL", "=loud=")],
+            &["SLUGLINE_LISTENN: unknown variable", "lease.duration_ms", "log.level"],
+        ),
         (
             &["serve", "--config", "own.toml", "--listen", "0.0.0.0:0"],
             &[("SLUGLINE_AUTH_MODE", "maybe")],
-            &["own.toml:1: lisen: unknown key; did you mean listen?", "own.toml:3: lease.duration_ms", "own.toml:5: repositories[0].name", "auth.mode: \"maybe\" is not one of token, none", "not on loopback"],
+            &[
+                "own.toml:1: lisen: unknown key; did you mean listen?",
+                "own.toml:3: lease.duration_ms",
+                "own.toml:5: repositories[0].name",
+                "auth.mode: \"maybe\" is not one of token, none",
+                "not on loopback",
+            ],
         ),
     ];
     for (args, env, says) in cases {
@@ -324,7 +460,13 @@ fn wrong_usage_ends_with_64_and_says_every_fault_at_once() {
 #[test]
 fn help_and_version_end_well() {
     let site = Site::new();
-    for (args, says) in [(&["--help"][..], "slugline serve --repo"), (&["serve", "--help"], "--data-dir"), (&["demo", "--help"], "--once"), (&["help", "serve"], "--listen"), (&["--version"], env!("CARGO_PKG_VERSION"))] {
+    for (args, says) in [
+        (&["--help"][..], "slugline serve --repo"),
+        (&["serve", "--help"], "--data-dir"),
+        (&["demo", "--help"], "--once"),
+        (&["help", "serve"], "--listen"),
+        (&["--version"], env!("CARGO_PKG_VERSION")),
+    ] {
         let output = slugline(&site, args, &[]);
         assert_eq!(output.status.code(), Some(0), "{args:?}: {}", said(&output));
         assert!(String::from_utf8_lossy(&output.stdout).contains(says), "{args:?}");
@@ -336,7 +478,9 @@ fn help_and_version_end_well() {
 fn a_damaged_ledger_a_foreign_file_and_a_short_token_end_the_start_and_stay_as_they_are() {
     let garbage = "this is no database, but it may be somebody's only copy of something\n".repeat(200);
     let text_data = "a valid database of somebody else";
-    for (file, content, says) in [("ledger.db", garbage.as_str(), "ledger"), ("token", "short", "too short; remove the file")] {
+    for (file, content, says) in
+        [("ledger.db", garbage.as_str(), "ledger"), ("token", "short", "too short; remove the file")]
+    {
         let site = Site::new();
         let at = site.path("data").join(file);
         write(&at, content);
@@ -352,7 +496,9 @@ fn a_damaged_ledger_a_foreign_file_and_a_short_token_end_the_start_and_stay_as_t
     let at = site.path("data/ledger.db");
     std::fs::create_dir_all(site.path("data")).expect("makes");
     let foreign = rusqlite::Connection::open(&at).expect("opens");
-    foreign.execute_batch(&format!("create table notes (text); insert into notes values ('{text_data}');")).expect("writes");
+    foreign
+        .execute_batch(&format!("create table notes (text); insert into notes values ('{text_data}');"))
+        .expect("writes");
     drop(foreign);
     let before = std::fs::read(&at).expect("is there");
     let output = slugline(&site, &["serve", "--listen", "127.0.0.1:0", "--data-dir", "data"], &[]);
@@ -368,7 +514,11 @@ fn a_taken_address_and_an_unwritable_place_are_said() {
     let address = taken.local_addr().expect("address").to_string();
     let output = slugline(&site, &["serve", "--listen", &address, "--data-dir", "data"], &[]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(said(&output).contains(&format!("cannot listen on {address}")) && said(&output).contains("--listen"), "{}", said(&output));
+    assert!(
+        said(&output).contains(&format!("cannot listen on {address}")) && said(&output).contains("--listen"),
+        "{}",
+        said(&output)
+    );
     write(&site.path("file"), "");
     let output = slugline(&site, &["serve", "--listen", "127.0.0.1:0", "--data-dir", "file/data"], &[]);
     assert_eq!(output.status.code(), Some(1));

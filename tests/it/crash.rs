@@ -154,7 +154,11 @@ async fn settle(site: &Site, repo: &Repo, told: &Told, new: &[String], commits: 
     check_accepted(&daemon, told).await;
     for slug in SLUGS.into_iter().chain(new.iter().map(String::as_str)) {
         let order = until(&format!("{slug} to be ready"), || async {
-            let reply = daemon.client.post("/todos/work", &json!({ "lane": "builder", "slug": slug, "wait_ms": 45_000 })).await.expect("the daemon answers");
+            let reply = daemon
+                .client
+                .post("/todos/work", &json!({ "lane": "builder", "slug": slug, "wait_ms": 45_000 }))
+                .await
+                .expect("the daemon answers");
             assert!(reply.status < 300 || reply.json()["retryable"] == true, "{}", reply.text());
             (reply.status == 200).then(|| reply.json())
         })
@@ -173,7 +177,10 @@ async fn settle(site: &Site, repo: &Repo, told: &Told, new: &[String], commits: 
             }
             Some(commit) => {
                 assert_eq!(git(&worktree, &["rev-parse", "HEAD"]), *commit, "the branch of {slug} moved");
-                assert_eq!(std::fs::read_to_string(worktree.join("mine.txt")).expect("the edit is there"), "not committed\n");
+                assert_eq!(
+                    std::fs::read_to_string(worktree.join("mine.txt")).expect("the edit is there"),
+                    "not committed\n"
+                );
                 assert_eq!(git(&worktree, &["status", "--porcelain"]), "?? mine.txt");
             }
         }

@@ -10,7 +10,8 @@ use crate::harness::{House, Repo, Site, lines, order, phase, problem, until, wri
 #[tokio::test(flavor = "multi_thread")]
 async fn sixty_four_calls_for_one_slug_prepare_once_and_get_the_same_operation() {
     let site = Site::new();
-    let repo = site.app(&["fix"], &format!("[prepare]\ncommand = \"echo run >> {}/runs; sleep 0.5\"\n", site.path("").display()));
+    let repo = site
+        .app(&["fix"], &format!("[prepare]\ncommand = \"echo run >> {}/runs; sleep 0.5\"\n", site.path("").display()));
     let house = site.start(&[&repo]).await;
     let orders: Vec<Value> = join_all((0..64).map(|_| house.order("fix"))).await;
     assert_eq!(lines(&site.path("runs")), 1);
@@ -35,7 +36,9 @@ async fn neither_another_slug_nor_another_repository_waits_for_a_prepare() {
     let settings = waiting_prepare(&site);
     let (app, lib) = (site.app(&["held", "free"], &settings), Repo::with(site.path("lib"), &["held"], &settings));
     let house = site.start(&[&app, &lib]).await;
-    let ask = |repo: &str, slug: &str, wait: u64| house.work(json!({ "repo": repo, "lane": "builder", "slug": slug, "wait_ms": wait }));
+    let ask = |repo: &str, slug: &str, wait: u64| {
+        house.work(json!({ "repo": repo, "lane": "builder", "slug": slug, "wait_ms": wait }))
+    };
     let running = ask("app", "held", 0).await;
     assert_eq!(running.status, 202);
     until("the held prepare to be on", || async { (lines(&site.path("on")) == 1).then_some(()) }).await;
@@ -61,14 +64,19 @@ async fn callers_without_a_slug_get_different_todos_in_the_roadmaps_order() {
     repo.commit("order");
     let house = site.start(&[&repo]).await;
     let replies = join_all(["w1", "w2", "w3", "w4"].map(|worker| next(&house, worker))).await;
-    let mut slugs: Vec<String> = replies.iter().map(|reply| order(reply)["slug"].as_str().expect("slug").to_owned()).collect();
+    let mut slugs: Vec<String> =
+        replies.iter().map(|reply| order(reply)["slug"].as_str().expect("slug").to_owned()).collect();
     slugs.sort();
     assert_eq!(slugs, ["first", "one", "three", "two"]);
     // Asking again is the same grant, not the next todo.
     let again = order(&next(&house, "w1").await);
-    assert_eq!((&again["slug"], &again["claim"]["guard"]), (&order(&replies[0])["slug"], &json!("duplicate_claim_guard")));
+    assert_eq!(
+        (&again["slug"], &again["claim"]["guard"]),
+        (&order(&replies[0])["slug"], &json!("duplicate_claim_guard"))
+    );
     let none = problem(&next(&house, "w5").await, 404, "no_work");
-    let reasons: Vec<&str> = none["reasons"].as_array().expect("reasons").iter().filter_map(|reason| reason["why"].as_str()).collect();
+    let reasons: Vec<&str> =
+        none["reasons"].as_array().expect("reasons").iter().filter_map(|reason| reason["why"].as_str()).collect();
     assert_eq!(reasons.len(), 6);
     for part in ["claimed by builder/w", "comes after one", "for lane reviewer"] {
         assert!(reasons.iter().any(|reason| reason.contains(part)), "{part}: {reasons:?}");
@@ -82,10 +90,14 @@ async fn another_worker_is_told_who_holds_a_todo_and_gets_it_when_the_lease_is_o
     let site = Site::new();
     let repo = site.app(&["fix"], "");
     let house = site.start(&[&repo]).await;
-    let ask = |worker: &str| house.work(json!({ "lane": "builder", "worker": worker, "slug": "fix", "wait_ms": 45_000 }));
+    let ask =
+        |worker: &str| house.work(json!({ "lane": "builder", "worker": worker, "slug": "fix", "wait_ms": 45_000 }));
     let first = order(&ask("w1").await);
     let held = problem(&ask("w2").await, 409, "already_claimed");
-    assert_eq!((&held["lane"], &held["worker"], &held["expires_at"]), (&json!("builder"), &json!("w1"), &first["claim"]["expires_at"]));
+    assert_eq!(
+        (&held["lane"], &held["worker"], &held["expires_at"]),
+        (&json!("builder"), &json!("w1"), &first["claim"]["expires_at"])
+    );
     house.clock_ms.fetch_add(2_700_000 + 1, Ordering::SeqCst);
     let second = order(&ask("w2").await);
     assert!(second["claim"]["token"].as_u64() > first["claim"]["token"].as_u64());
@@ -101,7 +113,8 @@ async fn a_broken_roadmap_entry_is_an_error_of_that_todo_alone() {
     repo.commit("a slip");
     let house = site.start(&[&repo]).await;
     house.order("good").await;
-    let bad = problem(&house.work(json!({ "lane": "builder", "worker": "w2", "slug": "bad" })).await, 422, "todo_invalid");
+    let bad =
+        problem(&house.work(json!({ "lane": "builder", "worker": "w2", "slug": "bad" })).await, 422, "todo_invalid");
     assert_eq!((&bad["file"], &bad["line"]), (&json!("todos/roadmap.yaml"), &json!(3)));
     // A file that cannot be read at all offers nothing, but who names a todo that has a directory gets it.
     repo.write("todos/roadmap.yaml", "- slug: [\n");
@@ -116,7 +129,9 @@ async fn a_broken_roadmap_entry_is_an_error_of_that_todo_alone() {
 async fn a_slug_actor_leaves_when_nobody_asks_and_comes_back_on_demand() {
     let site = Site::new();
     let repo = site.app(&["fix"], "");
-    let house = site.start_with(&[&repo], &[("actors.idle_after_ms", "150")], slugline::actors::faults::Faults::default()).await;
+    let house = site
+        .start_with(&[&repo], &[("actors.idle_after_ms", "150")], slugline::actors::faults::Faults::default())
+        .await;
     house.order("fix").await;
     let slugs = || async { house.handle.actors().await.iter().filter(|view| view.kind == "slug").count() };
     until("the slug's actor to leave", || async { (slugs().await == 0).then_some(()) }).await;

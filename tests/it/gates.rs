@@ -5,7 +5,10 @@ use serde_json::json;
 use crate::harness::{House, Site, git, lines, phase, problem, until, write};
 
 fn gate(site: &Site, command: &str) -> String {
-    format!("[[gates]]\nname = \"check\"\ncommand = \"echo run >> {}/gates; {command}\"\ntimeout_ms = 20000\n", site.path("").display())
+    format!(
+        "[[gates]]\nname = \"check\"\ncommand = \"echo run >> {}/gates; {command}\"\ntimeout_ms = 20000\n",
+        site.path("").display()
+    )
 }
 
 async fn ask(house: &House, slug: &str) -> slugline::cli::client::Reply {
@@ -30,7 +33,10 @@ async fn three_work_calls_on_one_commit_run_the_gates_once() {
     let events = house.handle.context().ledger.store().expect("open").events(0, 1_000).await.expect("reads");
     let verdict = events.iter().find(|event| event.data["gate"] == "check").expect("recorded");
     assert_eq!((&verdict.data["exit_code"], &verdict.data["commit"]), (&json!(0), &first["worktree"]["head"]));
-    assert!(verdict.data["duration_ms"].as_f64().is_some_and(|ms| ms > 0.0) && verdict.data["operation"] == first["operation"]);
+    assert!(
+        verdict.data["duration_ms"].as_f64().is_some_and(|ms| ms > 0.0)
+            && verdict.data["operation"] == first["operation"]
+    );
     house.stop().await;
 }
 
@@ -106,7 +112,12 @@ async fn a_gate_changed_on_the_base_is_due_again() {
 /// Processes whose command line has this word.
 fn processes_with(word: &str) -> usize {
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    entries.filter(|entry| std::fs::read(entry.path().join("cmdline")).is_ok_and(|line| String::from_utf8_lossy(&line).split('\0').any(|part| part == word))).count()
+    entries
+        .filter(|entry| {
+            std::fs::read(entry.path().join("cmdline"))
+                .is_ok_and(|line| String::from_utf8_lossy(&line).split('\0').any(|part| part == word))
+        })
+        .count()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -114,7 +125,8 @@ async fn a_gate_out_of_time_leaves_no_process_behind() {
     let site = Site::new();
     // A length nobody else sleeps for, to know the processes by.
     let length = format!("{}.5", 700_000 + std::process::id());
-    let command = format!("(setsid sh -c 'trap : TERM; sleep {length}; sleep {length}' & nohup sleep {length} & sleep {length})");
+    let command =
+        format!("(setsid sh -c 'trap : TERM; sleep {length}; sleep {length}' & nohup sleep {length} & sleep {length})");
     let settings = format!("[[gates]]\nname = \"slow\"\ncommand = \"{command}\"\ntimeout_ms = 400\n");
     let repo = site.app(&["fix"], &settings);
     let house = site.start(&[&repo]).await;

@@ -143,7 +143,8 @@ impl Site {
 
     /// A configuration for the repositories, with its data under this site.
     pub fn config(&self, repos: &[&Repo], extra: &[(&'static str, &str)]) -> Config {
-        let mut settings = vec![("listen", "127.0.0.1:0".to_owned()), ("data_dir", self.path("data").display().to_string())];
+        let mut settings =
+            vec![("listen", "127.0.0.1:0".to_owned()), ("data_dir", self.path("data").display().to_string())];
         settings.extend(extra.iter().map(|&(key, value)| (key, value.to_owned())));
         let flags = Flags { settings, repos: repos.iter().map(|repo| repo.path.clone()).collect() };
         Config::load(&flags, &std::collections::BTreeMap::new(), None).expect("the test's configuration is valid")
@@ -169,16 +170,32 @@ impl Site {
         let data = self.path("data");
         let _ = std::fs::remove_file(data.join("address"));
         let mut command = Command::new(env!("CARGO_BIN_EXE_slugline"));
-        command.arg("serve").arg("--listen").arg("127.0.0.1:0").arg("--data-dir").arg(&data).env("SLUGLINE_LOG_LEVEL", "warn").envs(vars.iter().map(|(name, value)| (*name, value)));
+        command
+            .arg("serve")
+            .arg("--listen")
+            .arg("127.0.0.1:0")
+            .arg("--data-dir")
+            .arg(&data)
+            .env("SLUGLINE_LOG_LEVEL", "warn")
+            .envs(vars.iter().map(|(name, value)| (*name, value)));
         for repo in repos {
             command.arg("--repo").arg(&repo.path);
         }
         let log = std::fs::File::options().create(true).append(true).open(self.path("daemon.log")).expect("log");
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).current_dir(self.dir.path()).spawn().expect("the daemon starts");
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .current_dir(self.dir.path())
+            .spawn()
+            .expect("the daemon starts");
         let spawned = std::cell::RefCell::new(child);
         let address = until("the daemon to write its address", || async {
             if let Ok(Some(status)) = spawned.borrow_mut().try_wait() {
-                panic!("the daemon ended ({status}): {}", std::fs::read_to_string(self.path("daemon.log")).unwrap_or_default());
+                panic!(
+                    "the daemon ended ({status}): {}",
+                    std::fs::read_to_string(self.path("daemon.log")).unwrap_or_default()
+                );
             }
             let text = std::fs::read_to_string(data.join("address")).ok()?;
             text.trim().parse().ok()
@@ -290,7 +307,8 @@ pub fn problem(reply: &Reply, status: u16, code: &str) -> Value {
 /// `decision/reason` of a phase of a WorkOrder or operation.
 pub fn phase(answer: &Value, name: &str) -> String {
     let phases = answer["phases"].as_array().expect("phases");
-    let report = phases.iter().find(|report| report["phase"] == name).unwrap_or_else(|| panic!("no phase {name} in {answer}"));
+    let report =
+        phases.iter().find(|report| report["phase"] == name).unwrap_or_else(|| panic!("no phase {name} in {answer}"));
     format!("{}/{}", report["decision"].as_str().unwrap_or("?"), report["reason"].as_str().unwrap_or("?"))
 }
 

@@ -15,7 +15,19 @@ fn executable(file: &Path, text: &str) {
 fn plant(repo: &Repo, canary: &Path) {
     let git_dir = repo.path.join(".git");
     let run = format!("echo $0 >> {}", canary.display());
-    for hook in ["post-checkout", "post-merge", "post-rewrite", "pre-rebase", "pre-merge-commit", "commit-msg", "prepare-commit-msg", "pre-commit", "post-commit", "reference-transaction", "post-index-change"] {
+    for hook in [
+        "post-checkout",
+        "post-merge",
+        "post-rewrite",
+        "pre-rebase",
+        "pre-merge-commit",
+        "commit-msg",
+        "prepare-commit-msg",
+        "pre-commit",
+        "post-commit",
+        "reference-transaction",
+        "post-index-change",
+    ] {
         executable(&git_dir.join("hooks").join(hook), &format!("#!/bin/sh\n{run}\n"));
     }
     let program = git_dir.join("planted.sh");
@@ -59,7 +71,10 @@ async fn nothing_planted_runs_through_create_merge_rebase_recreate_relink_or_att
         let tip = site.path("app/.git/refs/heads/main");
         let base = std::fs::read_to_string(&tip).expect("a loose ref");
         drop(moved);
-        let next = hermetic(&repo.path, &["commit-tree", &format!("{}^{{tree}}", base.trim()), "-p", base.trim(), "-m", "base moves"]);
+        let next = hermetic(
+            &repo.path,
+            &["commit-tree", &format!("{}^{{tree}}", base.trim()), "-p", base.trim(), "-m", "base moves"],
+        );
         std::fs::write(&tip, format!("{next}\n")).expect("moves the base");
         assert_eq!(phase(&house.order("fix").await, "sync_main"), "run/behind");
         std::fs::remove_dir_all(site.worktree("fix")).expect("removes");

@@ -32,7 +32,10 @@ fn filled(path: &str) -> String {
 }
 
 async fn send(client: &Client, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Reply {
-    client.send(Method::from_bytes(method.as_bytes()).expect("a method"), path, headers, Bytes::from(body.to_owned())).await.expect("the daemon answers")
+    client
+        .send(Method::from_bytes(method.as_bytes()).expect("a method"), path, headers, Bytes::from(body.to_owned()))
+        .await
+        .expect("the daemon answers")
 }
 
 /// Sends bytes as they are and says everything that comes back until the daemon closes.
@@ -75,18 +78,34 @@ async fn the_document_lists_exactly_the_routes_and_each_is_served() {
         .as_object()
         .expect("paths")
         .iter()
-        .flat_map(|(path, item)| item.as_object().expect("methods").keys().map(move |method| (method.to_uppercase(), path.clone())))
+        .flat_map(|(path, item)| {
+            item.as_object().expect("methods").keys().map(move |method| (method.to_uppercase(), path.clone()))
+        })
         .collect();
-    let routes: BTreeSet<(String, String)> = ROUTES.iter().map(|route| (route.method.to_owned(), route.path.to_owned())).collect();
+    let routes: BTreeSet<(String, String)> =
+        ROUTES.iter().map(|route| (route.method.to_owned(), route.path.to_owned())).collect();
     assert_eq!(described, routes);
     assert_eq!(routes.len(), ROUTES.len(), "a route stands in the table twice");
     for route in &ROUTES {
         let body = if route.method == "POST" { r#"{"lane":"builder","slug":"fix"}"# } else { "" };
         let reply = send(&house.client, route.method, &filled(route.path), &[JSON], body).await;
         let code = reply.json()["code"].as_str().map(str::to_owned);
-        assert!(!matches!(code.as_deref(), Some("not_found" | "method_not_allowed")), "{} {} is not served: {}", route.method, route.path, reply.text());
+        assert!(
+            !matches!(code.as_deref(), Some("not_found" | "method_not_allowed")),
+            "{} {} is not served: {}",
+            route.method,
+            route.path,
+            reply.text()
+        );
         if !route.path.contains("{id}") {
-            assert!(route.statuses.contains(&reply.status), "{} {}: {} {}", route.method, route.path, reply.status, reply.text());
+            assert!(
+                route.statuses.contains(&reply.status),
+                "{} {}: {} {}",
+                route.method,
+                route.path,
+                reply.status,
+                reply.text()
+            );
         }
     }
     house.stop().await;
@@ -98,8 +117,12 @@ async fn other_methods_are_405_with_allow_and_other_paths_404() {
     let house = site.start(&[&site.app(&["fix"], "")]).await;
     let mut tried = 0;
     for route in &ROUTES {
-        let allowed: BTreeSet<&str> = ROUTES.iter().filter(|other| other.path == route.path).map(|other| other.method).collect();
-        for method in ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "BREW"].iter().filter(|method| !allowed.contains(*method)) {
+        let allowed: BTreeSet<&str> =
+            ROUTES.iter().filter(|other| other.path == route.path).map(|other| other.method).collect();
+        for method in ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "BREW"]
+            .iter()
+            .filter(|method| !allowed.contains(*method))
+        {
             let reply = send(&house.client, method, &filled(route.path), &[JSON], "").await;
             problem(&reply, 405, "method_not_allowed");
             let said: BTreeSet<&str> = reply.headers["allow"].to_str().expect("text").split(", ").collect();
@@ -108,7 +131,21 @@ async fn other_methods_are_405_with_allow_and_other_paths_404() {
         }
     }
     assert!(tried > 60, "{tried}");
-    for path in ["/", "/todos/", "/todo", "/todos/work/", "/operations", "/operations/", "/todos/a/b/c", "/livez/x", "/openapi.json/", "//livez", "/LIVEZ", "/console", "/.git/config"] {
+    for path in [
+        "/",
+        "/todos/",
+        "/todo",
+        "/todos/work/",
+        "/operations",
+        "/operations/",
+        "/todos/a/b/c",
+        "/livez/x",
+        "/openapi.json/",
+        "//livez",
+        "/LIVEZ",
+        "/console",
+        "/.git/config",
+    ] {
         for method in ["GET", "POST"] {
             problem(&send(&house.client, method, path, &[JSON], "").await, 404, "not_found");
         }
@@ -120,11 +157,18 @@ async fn other_methods_are_405_with_allow_and_other_paths_404() {
 async fn the_token_is_asked_for_everywhere_but_at_the_open_routes() {
     let site = Site::new();
     let house = site.start(&[&site.app(&["fix"], "")]).await;
-    let wrong = [None, Some("wrong".to_owned()), Some(house.token[1..].to_owned()), Some(format!("{}0", house.token)), Some(String::new())];
+    let wrong = [
+        None,
+        Some("wrong".to_owned()),
+        Some(house.token[1..].to_owned()),
+        Some(format!("{}0", house.token)),
+        Some(String::new()),
+    ];
     for token in wrong {
         let client = Client::tcp(house.address, token.clone());
         for route in &ROUTES {
-            let reply = send(&client, route.method, &filled(route.path), &[JSON], r#"{"lane":"builder","slug":"fix"}"#).await;
+            let reply =
+                send(&client, route.method, &filled(route.path), &[JSON], r#"{"lane":"builder","slug":"fix"}"#).await;
             if route.open {
                 assert_eq!(reply.status, 200, "{}", route.path);
             } else {
@@ -139,7 +183,14 @@ async fn the_token_is_asked_for_everywhere_but_at_the_open_routes() {
     // A second header beside the right one is no way in, nor is another scheme.
     let reply = send(&house.client, "GET", "/todos", &[("authorization", "Bearer wrong")], "").await;
     problem(&reply, 401, "unauthorized");
-    let reply = send(&Client::tcp(house.address, None), "GET", "/todos", &[("authorization", &format!("Basic {}", house.token))], "").await;
+    let reply = send(
+        &Client::tcp(house.address, None),
+        "GET",
+        "/todos",
+        &[("authorization", &format!("Basic {}", house.token))],
+        "",
+    )
+    .await;
     problem(&reply, 401, "unauthorized");
     house.stop().await;
 }
@@ -151,21 +202,43 @@ async fn web_pages_and_borrowed_names_are_kept_out() {
     let (port, token) = (house.address.port(), &house.token);
     let body = r#"{"lane":"builder","slug":"fix"}"#;
     let ask = |host: String, more: &str| {
-        let request = format!("POST /todos/work HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {token}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n{more}\r\n{body}", body.len());
+        let request = format!(
+            "POST /todos/work HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {token}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n{more}\r\n{body}",
+            body.len()
+        );
         exchange_owned(house.address, request)
     };
     let ours = format!("127.0.0.1:{port}");
-    for host in ["evil.example".to_owned(), format!("evil.example:{port}"), format!("127.0.0.1.evil.example:{port}"), "127.0.0.1:1".to_owned(), String::new()] {
+    for host in [
+        "evil.example".to_owned(),
+        format!("evil.example:{port}"),
+        format!("127.0.0.1.evil.example:{port}"),
+        "127.0.0.1:1".to_owned(),
+        String::new(),
+    ] {
         raw_problem(&ask(host, "").await, 403, "forbidden_origin");
     }
-    for more in ["Origin: http://evil.example\r\n", "Origin: null\r\n", "Sec-Fetch-Site: cross-site\r\n", "Sec-Fetch-Site: same-site\r\n"] {
+    for more in [
+        "Origin: http://evil.example\r\n",
+        "Origin: null\r\n",
+        "Sec-Fetch-Site: cross-site\r\n",
+        "Sec-Fetch-Site: same-site\r\n",
+    ] {
         raw_problem(&ask(ours.clone(), more).await, 403, "forbidden_origin");
     }
     raw_problem(&ask(ours.clone(), &format!("Host: {ours}\r\n")).await, 403, "forbidden_origin");
     // The open routes tell such a caller nothing either.
-    raw_problem(&exchange(house.address, b"GET /metrics HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n").await, 403, "forbidden_origin");
+    raw_problem(
+        &exchange(house.address, b"GET /metrics HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n").await,
+        403,
+        "forbidden_origin",
+    );
     assert!(!site.worktree("fix").exists());
-    assert!(ask(ours, &format!("Origin: http://localhost:{port}\r\nSec-Fetch-Site: same-origin\r\n")).await.starts_with("HTTP/1.1 200 "));
+    assert!(
+        ask(ours, &format!("Origin: http://localhost:{port}\r\nSec-Fetch-Site: same-origin\r\n"))
+            .await
+            .starts_with("HTTP/1.1 200 ")
+    );
     house.stop().await;
 }
 
@@ -206,7 +279,8 @@ async fn a_body_that_is_no_work_request_is_refused_with_the_way_out() {
         assert!(unknown.text().contains(&format!("`{known}`")), "{}", unknown.text());
     }
     assert!(!site.worktree("fix").exists(), "something that is no request was given work");
-    let longest = send(&house.client, "POST", "/todos/work", &[JSON], r#"{"lane":"builder","slug":"fix","wait_ms":45000}"#).await;
+    let longest =
+        send(&house.client, "POST", "/todos/work", &[JSON], r#"{"lane":"builder","slug":"fix","wait_ms":45000}"#).await;
     assert_eq!(longest.status, 200, "{}", longest.text());
     house.stop().await;
 }
@@ -216,15 +290,36 @@ async fn media_types_are_agreed_on_or_refused() {
     let site = Site::new();
     let house = site.start(&[&site.app(&["fix"], "")]).await;
     let body = r#"{"lane":"builder","slug":"fix","wait_ms":45000}"#;
-    for headers in [vec![], vec![("content-type", "text/plain")], vec![("content-type", "application/x-www-form-urlencoded")], vec![("content-type", "application/jsonp")]] {
+    for headers in [
+        vec![],
+        vec![("content-type", "text/plain")],
+        vec![("content-type", "application/x-www-form-urlencoded")],
+        vec![("content-type", "application/jsonp")],
+    ] {
         problem(&send(&house.client, "POST", "/todos/work", &headers, body).await, 415, "unsupported_media_type");
     }
     for accept in ["text/html", "image/png, text/html;q=0.9", ""] {
-        problem(&send(&house.client, "POST", "/todos/work", &[JSON, ("accept", accept)], body).await, 406, "not_acceptable");
+        problem(
+            &send(&house.client, "POST", "/todos/work", &[JSON, ("accept", accept)], body).await,
+            406,
+            "not_acceptable",
+        );
     }
     assert!(!site.worktree("fix").exists(), "work was done for an answer nobody could read");
-    for (accept, kind) in [("application/json", "application/json"), ("*/*", "application/json"), ("text/html, */*;q=0.1", "application/json"), ("text/markdown", "text/markdown; charset=utf-8")] {
-        let reply = send(&house.client, "POST", "/todos/work", &[("content-type", "Application/JSON; charset=utf-8"), ("accept", accept)], body).await;
+    for (accept, kind) in [
+        ("application/json", "application/json"),
+        ("*/*", "application/json"),
+        ("text/html, */*;q=0.1", "application/json"),
+        ("text/markdown", "text/markdown; charset=utf-8"),
+    ] {
+        let reply = send(
+            &house.client,
+            "POST",
+            "/todos/work",
+            &[("content-type", "Application/JSON; charset=utf-8"), ("accept", accept)],
+            body,
+        )
+        .await;
         assert_eq!((reply.status, reply.headers["content-type"].to_str().expect("text")), (200, kind), "{accept}");
     }
     house.stop().await;
@@ -236,16 +331,25 @@ async fn health_and_metrics_say_how_it_is_without_a_token() {
     let house = site.start(&[&site.app(&["fix"], "")]).await;
     house.order("fix").await;
     let anybody = Client::tcp(house.address, None);
-    let get = |path: &'static str| { let anybody = anybody.clone(); async move { anybody.get(path).await.expect("answers") } };
+    let get = |path: &'static str| {
+        let anybody = anybody.clone();
+        async move { anybody.get(path).await.expect("answers") }
+    };
     for path in ["/readyz", "/healthz"] {
         assert_eq!((get(path).await.status, get(path).await.text().as_str()), (200, "ready\n"));
     }
     for path in ["/readyz?verbose", "/healthz?verbose=1"] {
         let text = get(path).await.text();
-        assert!(text.lines().filter(|line| line.starts_with("[ok] ")).count() >= 4 && text.ends_with("ready\n"), "{text}");
+        assert!(
+            text.lines().filter(|line| line.starts_with("[ok] ")).count() >= 4 && text.ends_with("ready\n"),
+            "{text}"
+        );
     }
     let page = get("/metrics").await;
-    assert_eq!((page.status, page.headers["content-type"].to_str().expect("text")), (200, "text/plain; version=0.0.4; charset=utf-8"));
+    assert_eq!(
+        (page.status, page.headers["content-type"].to_str().expect("text")),
+        (200, "text/plain; version=0.0.4; charset=utf-8")
+    );
     let text = page.text();
     let mut described = BTreeSet::new();
     for line in text.lines() {
@@ -255,11 +359,17 @@ async fn health_and_metrics_say_how_it_is_without_a_token() {
             let (series, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("no value: {line}"));
             assert!(value.parse::<f64>().is_ok(), "{line}");
             let name = series.split('{').next().expect("a name");
-            let family = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end).filter(|name| described.contains(*name))).unwrap_or(name);
+            let family = ["_bucket", "_sum", "_count"]
+                .iter()
+                .find_map(|end| name.strip_suffix(end).filter(|name| described.contains(*name)))
+                .unwrap_or(name);
             assert!(described.contains(family), "no # TYPE before {line}");
         }
     }
-    let decided = text.lines().find(|line| line.starts_with("slugline_phase_decisions_total{") && line.contains("phase=\"worktree\",decision=\"run\",reason=\"created\""));
+    let decided = text.lines().find(|line| {
+        line.starts_with("slugline_phase_decisions_total{")
+            && line.contains("phase=\"worktree\",decision=\"run\",reason=\"created\"")
+    });
     assert!(decided.is_some_and(|line| !line.ends_with(" 0")), "{text}");
     house.stop().await;
 }
@@ -276,7 +386,11 @@ async fn a_draining_daemon_is_not_ready_and_takes_no_work() {
         problem(&house.client.get(path).await.expect("answers"), 503, "draining");
         let verbose = house.client.get(&format!("{path}?verbose")).await.expect("answers");
         assert_eq!(verbose.status, 503);
-        assert!(verbose.text().contains("[failed] draining") && verbose.text().ends_with("not ready\n"), "{}", verbose.text());
+        assert!(
+            verbose.text().contains("[failed] draining") && verbose.text().ends_with("not ready\n"),
+            "{}",
+            verbose.text()
+        );
     }
     // It lives, and what is known can still be read.
     alive(&house).await;
@@ -294,9 +408,14 @@ async fn bare_server(limits: Limits, grace: Duration) -> (SocketAddr, oneshot::S
     // A counter that is used before there is a recorder counts for nobody in this process.
     slugline::metrics::install();
     let slow = warp::path!("livez").and(warp::get()).then(std::future::pending::<warp::reply::Response>).boxed();
-    let echo = warp::path!("todos" / "work").and(warp::body::bytes()).map(|body: Bytes| warp::reply::Response::new(body.into())).boxed();
+    let echo = warp::path!("todos" / "work")
+        .and(warp::body::bytes())
+        .map(|body: Bytes| warp::reply::Response::new(body.into()))
+        .boxed();
     let routes = slow.or(echo).unify().boxed();
-    let server = Server::bind_with("127.0.0.1:0".parse().expect("address"), None, routes, Access::new(None), limits).await.expect("binds");
+    let server = Server::bind_with("127.0.0.1:0".parse().expect("address"), None, routes, Access::new(None), limits)
+        .await
+        .expect("binds");
     let address = server.address();
     let (stop, stopped) = oneshot::channel::<()>();
     let serving = tokio::spawn(server.serve(async { drop(stopped.await) }, grace));
@@ -339,13 +458,20 @@ async fn who_sends_no_whole_head_is_cut_off() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_that_does_not_arrive_is_408_and_an_answer_that_does_not_come_504() {
     let (address, stop, serving) = short_limits(short()).await;
-    for (more, part) in [("Content-Length: 10\r\n", "{"), ("Transfer-Encoding: chunked\r\n", "1\r\n{\r\n"), ("Content-Length: 10\r\n", ""), ("Expect: 100-continue\r\nContent-Length: 10\r\n", "")] {
+    for (more, part) in [
+        ("Content-Length: 10\r\n", "{"),
+        ("Transfer-Encoding: chunked\r\n", "1\r\n{\r\n"),
+        ("Content-Length: 10\r\n", ""),
+        ("Expect: 100-continue\r\nContent-Length: 10\r\n", ""),
+    ] {
         let mut stream = TcpStream::connect(address).await.expect("connects");
         stream.write_all(format!("{}{part}", post(address, more)).as_bytes()).await.expect("sends");
         let answer = rest(&mut stream).await;
         raw_problem(answer.strip_prefix("HTTP/1.1 100 Continue\r\n\r\n").unwrap_or(&answer), 408, "request_timeout");
     }
-    let answer = exchange(address, format!("GET /livez HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes()).await;
+    let answer =
+        exchange(address, format!("GET /livez HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes())
+            .await;
     raw_problem(&answer, 504, "deadline_exceeded");
     drop(stop);
     serving.await.expect("ends");
@@ -356,7 +482,9 @@ async fn connections_beyond_the_limit_wait_for_their_turn() {
     let (address, stop, serving) = short_limits(Limits { connections: 1, ..short() }).await;
     let first = TcpStream::connect(address).await.expect("connects");
     // The first sends nothing and holds the only place until its time for a head is over; then comes the second.
-    let answer = exchange(address, format!("{}{{}}", post(address, "Connection: close\r\nContent-Length: 2\r\n")).as_bytes()).await;
+    let answer =
+        exchange(address, format!("{}{{}}", post(address, "Connection: close\r\nContent-Length: 2\r\n")).as_bytes())
+            .await;
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     drop((first, stop));
     serving.await.expect("ends");
@@ -366,13 +494,34 @@ async fn connections_beyond_the_limit_wait_for_their_turn() {
 async fn bodies_beyond_64_kib_are_413_with_and_without_a_length() {
     let site = Site::new();
     let house = site.start(&[&site.app(&["fix"], "")]).await;
-    let head = |more: &str| post(house.address, &format!("Authorization: Bearer {}\r\nContent-Type: application/json\r\nConnection: close\r\n{more}", house.token));
+    let head = |more: &str| {
+        post(
+            house.address,
+            &format!(
+                "Authorization: Bearer {}\r\nContent-Type: application/json\r\nConnection: close\r\n{more}",
+                house.token
+            ),
+        )
+    };
     let over = "x".repeat(64 * 1024 + 1);
     let fits = format!("{{\"lane\":\"builder\",\"slug\":\"fix\",\"wait_ms\":45000{}}}", " ".repeat(64 * 1024 - 48));
     assert!(fits.len() > 65_000 && fits.len() <= 64 * 1024);
-    raw_problem(&exchange_owned(house.address, format!("{}{over}", head("Content-Length: 65537\r\n"))).await, 413, "body_too_large");
-    raw_problem(&exchange_owned(house.address, format!("{}10001\r\n{over}\r\n0\r\n\r\n", head("Transfer-Encoding: chunked\r\n"))).await, 413, "body_too_large");
-    let whole = exchange_owned(house.address, format!("{}{fits}", head(&format!("Content-Length: {}\r\n", fits.len())))).await;
+    raw_problem(
+        &exchange_owned(house.address, format!("{}{over}", head("Content-Length: 65537\r\n"))).await,
+        413,
+        "body_too_large",
+    );
+    raw_problem(
+        &exchange_owned(
+            house.address,
+            format!("{}10001\r\n{over}\r\n0\r\n\r\n", head("Transfer-Encoding: chunked\r\n")),
+        )
+        .await,
+        413,
+        "body_too_large",
+    );
+    let whole =
+        exchange_owned(house.address, format!("{}{fits}", head(&format!("Content-Length: {}\r\n", fits.len())))).await;
     assert!(whole.starts_with("HTTP/1.1 200 "), "{whole}");
     // A length that is a lie about 8 EiB is refused by what it says, not by reading it.
     let huge = exchange_owned(house.address, head("Content-Length: 9223372036854775807\r\n")).await;
@@ -390,8 +539,16 @@ async fn targets_for_proxies_and_endless_ones_are_refused_and_the_daemon_lives()
     let site = Site::new();
     let house = site.start(&[&site.app(&["fix"], "")]).await;
     let host = house.address.to_string();
-    let ask = |line: String| exchange_owned(house.address, format!("{line} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"));
-    for line in ["CONNECT example.com:443".to_owned(), format!("CONNECT {host}"), format!("GET http://{host}/livez"), "GET http://example.com/".to_owned(), "OPTIONS *".to_owned()] {
+    let ask = |line: String| {
+        exchange_owned(house.address, format!("{line} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"))
+    };
+    for line in [
+        "CONNECT example.com:443".to_owned(),
+        format!("CONNECT {host}"),
+        format!("GET http://{host}/livez"),
+        "GET http://example.com/".to_owned(),
+        "OPTIONS *".to_owned(),
+    ] {
         raw_problem(&ask(line).await, 400, "invalid_request");
         alive(&house).await;
     }
@@ -399,8 +556,16 @@ async fn targets_for_proxies_and_endless_ones_are_refused_and_the_daemon_lives()
     raw_problem(&ask(format!("GET /todos?repo={}", "a".repeat(9_000))).await, 414, "uri_too_long");
     // Larger than a whole head may be: the parser answers, without a body.
     let answer = ask(format!("GET /{}", "a".repeat(65_536))).await;
-    assert!(answer.is_empty() || ["HTTP/1.1 414 ", "HTTP/1.1 431 ", "HTTP/1.1 400 "].iter().any(|line| answer.starts_with(line)), "{answer}");
-    let answer = exchange_owned(house.address, format!("GET /livez HTTP/1.1\r\nHost: {host}\r\nX-Long: {}\r\n\r\n", "a".repeat(20 * 1024))).await;
+    assert!(
+        answer.is_empty()
+            || ["HTTP/1.1 414 ", "HTTP/1.1 431 ", "HTTP/1.1 400 "].iter().any(|line| answer.starts_with(line)),
+        "{answer}"
+    );
+    let answer = exchange_owned(
+        house.address,
+        format!("GET /livez HTTP/1.1\r\nHost: {host}\r\nX-Long: {}\r\n\r\n", "a".repeat(20 * 1024)),
+    )
+    .await;
     assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431 "), "{answer}");
     let many: String = (0..2_000).map(|n| format!("h{n}: v\r\n")).collect();
     let answer = exchange_owned(house.address, format!("GET /livez HTTP/1.1\r\nHost: {host}\r\n{many}\r\n")).await;
@@ -415,7 +580,10 @@ async fn what_is_not_http_gets_nothing_and_harms_nothing() {
     let house = site.start(&[&site.app(&["fix"], "")]).await;
     let host = house.address.to_string();
     let noise: Vec<u8> = (0..4_096_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
-    let smuggled = format!("POST /todos/work HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /openapi.json HTTP/1.1\r\nHost: {host}\r\n\r\n", house.token);
+    let smuggled = format!(
+        "POST /todos/work HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /openapi.json HTTP/1.1\r\nHost: {host}\r\n\r\n",
+        house.token
+    );
     let cases: [&[u8]; 9] = [
         &noise,
         b"\0\0\0\0\r\n\r\n",
@@ -429,15 +597,23 @@ async fn what_is_not_http_gets_nothing_and_harms_nothing() {
     ];
     for bytes in cases {
         let answer = exchange(house.address, bytes).await;
-        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400 ") || answer.starts_with("HTTP/1.1 505 "), "{:?}: {answer}", String::from_utf8_lossy(&bytes[..bytes.len().min(60)]));
+        assert!(
+            answer.is_empty() || answer.starts_with("HTTP/1.1 400 ") || answer.starts_with("HTTP/1.1 505 "),
+            "{:?}: {answer}",
+            String::from_utf8_lossy(&bytes[..bytes.len().min(60)])
+        );
     }
     let answer = exchange(house.address, smuggled.as_bytes()).await;
     assert!(!answer.contains("openapi"), "a second request came in the body of the first: {answer}");
     alive(&house).await;
     // Requests one after the other in one go are answered in their order.
-    let two = format!("GET /livez HTTP/1.1\r\nHost: {host}\r\n\r\nGET /nothing HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {}\r\n\r\nGET /readyz HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n", house.token);
+    let two = format!(
+        "GET /livez HTTP/1.1\r\nHost: {host}\r\n\r\nGET /nothing HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {}\r\n\r\nGET /readyz HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n",
+        house.token
+    );
     let answer = exchange(house.address, two.as_bytes()).await;
-    let statuses: Vec<&str> = answer.lines().filter_map(|line| line.split_once("HTTP/1.1 ").map(|(_, rest)| &rest[..3])).collect();
+    let statuses: Vec<&str> =
+        answer.lines().filter_map(|line| line.split_once("HTTP/1.1 ").map(|(_, rest)| &rest[..3])).collect();
     assert_eq!(statuses, ["200", "404", "200"], "{answer}");
     // The old protocol is answered as well, and closed.
     let old = exchange(house.address, format!("GET /livez HTTP/1.0\r\nHost: {host}\r\n\r\n").as_bytes()).await;
@@ -457,8 +633,14 @@ async fn the_unix_socket_needs_no_token_and_is_this_users_alone() {
     // What a dead daemon left is replaced.
     drop(std::os::unix::net::UnixListener::bind(&socket).expect("binds"));
     let house = site.start_with(&[&repo], &extra, Faults::default()).await;
-    assert_eq!((mode(&socket), mode(&site.path("run")), mode(&site.path("data")), mode(&site.path("data/token"))), (0o600, 0o700, 0o700, 0o600));
-    let reply = Client::unix(&socket).post("/todos/work", &json!({ "lane": "builder", "slug": "fix", "wait_ms": 45_000 })).await.expect("answers");
+    assert_eq!(
+        (mode(&socket), mode(&site.path("run")), mode(&site.path("data")), mode(&site.path("data/token"))),
+        (0o600, 0o700, 0o700, 0o600)
+    );
+    let reply = Client::unix(&socket)
+        .post("/todos/work", &json!({ "lane": "builder", "slug": "fix", "wait_ms": 45_000 }))
+        .await
+        .expect("answers");
     assert_eq!(reply.status, 200, "{}", reply.text());
     let page = send(&Client::unix(&socket), "GET", "/todos", &[("origin", "http://evil.example")], "").await;
     problem(&page, 403, "forbidden_origin");
@@ -476,7 +658,13 @@ async fn the_unix_socket_needs_no_token_and_is_this_users_alone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shutdown_answers_who_waits_and_closes_who_idles() {
     let site = Site::new();
-    let repo = site.app(&["fix"], &format!("[prepare]\ncommand = \"touch {0}/begun; while test ! -e {0}/go; do sleep 0.05; done\"\n", site.path("").display()));
+    let repo = site.app(
+        &["fix"],
+        &format!(
+            "[prepare]\ncommand = \"touch {0}/begun; while test ! -e {0}/go; do sleep 0.05; done\"\n",
+            site.path("").display()
+        ),
+    );
     let house = site.start_with(&[&repo], &[("http.drain_ms", "30000")], Faults::default()).await;
     let (address, handle) = (house.address, house.handle.clone());
     let mut idle = TcpStream::connect(address).await.expect("connects");
@@ -484,7 +672,9 @@ async fn a_shutdown_answers_who_waits_and_closes_who_idles() {
     let mut first = [0; 9];
     idle.read_exact(&mut first).await.expect("is answered");
     let client = house.client.clone();
-    let call = tokio::spawn(async move { client.post("/todos/work", &json!({ "lane": "builder", "slug": "fix", "wait_ms": 45_000 })).await });
+    let call = tokio::spawn(async move {
+        client.post("/todos/work", &json!({ "lane": "builder", "slug": "fix", "wait_ms": 45_000 })).await
+    });
     until("prepare to begin", || async { site.path("begun").exists().then_some(()) }).await;
     let stopping = tokio::spawn(house.stop());
     until("the daemon to drain", || async { (!handle.readiness().ok).then_some(()) }).await;
@@ -494,7 +684,12 @@ async fn a_shutdown_answers_who_waits_and_closes_who_idles() {
     assert!(!call.is_finished(), "the call did not wait for its run");
     write(&site.path("go"), "");
     let reply = call.await.expect("no panic").expect("is answered");
-    assert_eq!((reply.status, phase(&reply.json(), "prepare")), (200, "run/worktree_created".into()), "{}", reply.text());
+    assert_eq!(
+        (reply.status, phase(&reply.json(), "prepare")),
+        (200, "run/worktree_created".into()),
+        "{}",
+        reply.text()
+    );
     assert_eq!(stopping.await.expect("no panic"), End::Asked);
     assert!(!site.path("data/address").exists(), "the address of a daemon that is gone stays behind");
 }
@@ -509,7 +704,9 @@ async fn half_a_request_holds_a_shutdown_up_no_longer_than_the_grace() {
     let mut never = TcpStream::connect(address).await.expect("connects");
     never.write_all(format!("GET /livez HTTP/1.1\r\nHost: {address}\r\n\r\n").as_bytes()).await.expect("sends");
     // Taken in before the stop: a connection that came later is answered, so these three were accepted.
-    let answer = exchange(address, format!("{}{{}}", post(address, "Connection: close\r\nContent-Length: 2\r\n")).as_bytes()).await;
+    let answer =
+        exchange(address, format!("{}{{}}", post(address, "Connection: close\r\nContent-Length: 2\r\n")).as_bytes())
+            .await;
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     drop(stop);
     // The limits are beyond the patience: only the grace can end this.
@@ -522,10 +719,19 @@ async fn half_a_request_holds_a_shutdown_up_no_longer_than_the_grace() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_valid_traceparent_reaches_the_prepare_command_and_no_other_text_does() {
     let site = Site::new();
-    let repo = site.app(&["fix"], &format!("[prepare]\ncommand = \"echo \\\"<${{TRACEPARENT-none}}>\\\" >> {}/seen\"\n", site.path("").display()));
+    let repo = site.app(
+        &["fix"],
+        &format!("[prepare]\ncommand = \"echo \\\"<${{TRACEPARENT-none}}>\\\" >> {}/seen\"\n", site.path("").display()),
+    );
     let house = site.start(&[&repo]).await;
     let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-    let invalid = ["", "x", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01; rm -rf /", "00-00000000000000000000000000000000-00f067aa0ba902b7-01", "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01"];
+    let invalid = [
+        "",
+        "x",
+        "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01; rm -rf /",
+        "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+        "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
+    ];
     for given in [good].iter().chain(&invalid) {
         let body = r#"{"lane":"builder","slug":"fix","refresh":true,"wait_ms":45000}"#;
         let reply = send(&house.client, "POST", "/todos/work", &[JSON, ("traceparent", given)], body).await;
@@ -544,7 +750,8 @@ fn the_page_about_the_interface_lists_every_problem_code() {
     let rows: Vec<&str> = page.lines().filter(|line| line.starts_with("| `")).collect();
     assert_eq!(rows.len(), ProblemCode::ALL.len());
     for code in ProblemCode::ALL {
-        let row = format!("| `{}` | {} | {} |", code.as_str(), code.status(), if code.retryable() { "yes" } else { "no" });
+        let row =
+            format!("| `{}` | {} | {} |", code.as_str(), code.status(), if code.retryable() { "yes" } else { "no" });
         assert!(rows.iter().any(|line| line.starts_with(&row)), "{row} is missing or different in docs/api.md");
     }
 }

@@ -6,7 +6,10 @@ use crate::harness::{Site, lines, phase, problem, write};
 
 /// A prepare that notes each run outside the worktree and makes an output.
 fn settings(site: &Site) -> String {
-    format!("[prepare]\ncommand = \"echo run >> {}/runs; mkdir -p out; test ! -e fail\"\ninputs = [\"a.lock\", \"fail\", \"prepare.sh\"]\noutputs = [\"out\"]\n", site.path("").display())
+    format!(
+        "[prepare]\ncommand = \"echo run >> {}/runs; mkdir -p out; test ! -e fail\"\ninputs = [\"a.lock\", \"fail\", \"prepare.sh\"]\noutputs = [\"out\"]\n",
+        site.path("").display()
+    )
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -15,9 +18,20 @@ async fn a_second_call_with_nothing_changed_prepares_nothing() {
     let repo = site.app(&["fix"], &settings(&site));
     let house = site.start(&[&repo]).await;
     let first = house.order("fix").await;
-    assert_eq!((phase(&first, "worktree"), phase(&first, "prepare")), ("run/created".into(), "run/worktree_created".into()));
+    assert_eq!(
+        (phase(&first, "worktree"), phase(&first, "prepare")),
+        ("run/created".into(), "run/worktree_created".into())
+    );
     let second = house.order("fix").await;
-    for (name, wanted) in [("resolve", "skip/base_unchanged"), ("worktree", "skip/present"), ("prepare", "skip/inputs_unchanged"), ("sync_main", "skip/up_to_date"), ("sync_todo", "skip/unchanged"), ("gates", "skip/not_due"), ("dispatch", "skip/held")] {
+    for (name, wanted) in [
+        ("resolve", "skip/base_unchanged"),
+        ("worktree", "skip/present"),
+        ("prepare", "skip/inputs_unchanged"),
+        ("sync_main", "skip/up_to_date"),
+        ("sync_todo", "skip/unchanged"),
+        ("gates", "skip/not_due"),
+        ("dispatch", "skip/held"),
+    ] {
         assert_eq!(phase(&second, name), wanted, "{name}");
     }
     assert_eq!(second["claim"]["guard"], "duplicate_claim_guard");
@@ -57,7 +71,10 @@ async fn a_worktree_that_is_made_again_is_prepared_again() {
     house.order("fix").await;
     std::fs::remove_dir_all(site.worktree("fix")).expect("removes");
     let again = house.order("fix").await;
-    assert_eq!((phase(&again, "worktree"), phase(&again, "prepare")), ("run/recreated".into(), "run/worktree_created".into()));
+    assert_eq!(
+        (phase(&again, "worktree"), phase(&again, "prepare")),
+        ("run/recreated".into(), "run/worktree_created".into())
+    );
     assert_eq!(lines(&site.path("runs")), 2);
     house.stop().await;
 }

@@ -22,7 +22,10 @@ fn panics(point: &'static str, times: usize) -> Faults {
 async fn a_panic_in_any_handler_costs_its_caller_nothing_but_time() {
     for point in ["slug.handle", "dispatcher.handle", "repository.handle"] {
         let site = Site::new();
-        let repo = site.app(&["fix", "other"], &format!("[prepare]\ncommand = \"echo run >> {}/runs\"\n", site.path("").display()));
+        let repo = site.app(
+            &["fix", "other"],
+            &format!("[prepare]\ncommand = \"echo run >> {}/runs\"\n", site.path("").display()),
+        );
         let house = site.start_with(&[&repo], &[], panics(point, 1)).await;
         let first = until(&format!("an answer in spite of {point}"), || async {
             let reply = house.work(json!({ "lane": "builder", "slug": "fix", "wait_ms": 45_000 })).await;
@@ -45,7 +48,9 @@ async fn a_run_goes_on_when_its_slugs_actor_dies_and_is_joined_again() {
     let armed = Arc::new(AtomicUsize::new(0));
     let trigger = armed.clone();
     let faults = Faults::at_points(move |at| {
-        if at == "slug.handle" && trigger.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok() {
+        if at == "slug.handle"
+            && trigger.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
+        {
             panic!("made to fail");
         }
     });
@@ -68,7 +73,8 @@ async fn a_panic_inside_a_phase_is_an_answer_and_the_next_call_works() {
     let site = Site::new();
     let repo = site.app(&["fix"], "[prepare]\ncommand = \"true\"\n");
     let house = site.start_with(&[&repo], &[], panics("prepare", 1)).await;
-    let failed = problem(&house.work(json!({ "lane": "builder", "slug": "fix", "wait_ms": 45_000 })).await, 500, "internal");
+    let failed =
+        problem(&house.work(json!({ "lane": "builder", "slug": "fix", "wait_ms": 45_000 })).await, 500, "internal");
     assert!(failed["detail"].as_str().is_some_and(|detail| detail.contains("inside the daemon")), "{failed}");
     assert_eq!(phase(&house.order("fix").await, "prepare"), "run/never_prepared");
     house.stop().await;
@@ -89,9 +95,16 @@ async fn an_actor_that_fails_for_ever_is_given_up_in_sight_of_everybody() {
     })
     .await;
     let slug = views.as_array().expect("a list").iter().find(|view| view["kind"] == "slug").expect("listed").clone();
-    assert!(slug["last_failure"].as_str().is_some_and(|why| why.contains("made to fail")) && slug["restarts"].as_u64() == Some(5), "{slug}");
+    assert!(
+        slug["last_failure"].as_str().is_some_and(|why| why.contains("made to fail"))
+            && slug["restarts"].as_u64() == Some(5),
+        "{slug}"
+    );
     for kind in ["root", "ledger", "dispatcher", "repository"] {
-        assert!(views.as_array().expect("a list").iter().any(|view| view["kind"] == kind && view["state"] == "running"), "{kind}");
+        assert!(
+            views.as_array().expect("a list").iter().any(|view| view["kind"] == kind && view["state"] == "running"),
+            "{kind}"
+        );
     }
     assert_eq!(house.client.get("/readyz").await.expect("answers").status, 200, "one slug's actor is not the daemon");
     house.stop().await;

@@ -17,18 +17,27 @@ fn commit(worktree: &std::path::Path, file: &str, content: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_moved_base_is_merged_and_prepares_again_only_when_inputs_came_along() {
     let site = Site::new();
-    let repo = site.app(&["fix"], &format!("[prepare]\ncommand = \"echo run >> {}/runs\"\ninputs = [\"a.lock\"]\n", site.path("").display()));
+    let repo = site.app(
+        &["fix"],
+        &format!("[prepare]\ncommand = \"echo run >> {}/runs\"\ninputs = [\"a.lock\"]\n", site.path("").display()),
+    );
     let house = site.start(&[&repo]).await;
     house.order("fix").await;
     commit(&site.worktree("fix"), "own.txt", "own work");
     repo.write("other.txt", "new on the base");
     repo.commit("other");
     let merged = house.order("fix").await;
-    assert_eq!((phase(&merged, "sync_main"), phase(&merged, "prepare")), ("run/behind".into(), "skip/inputs_unchanged".into()));
+    assert_eq!(
+        (phase(&merged, "sync_main"), phase(&merged, "prepare")),
+        ("run/behind".into(), "skip/inputs_unchanged".into())
+    );
     repo.write("a.lock", "1");
     let base = repo.commit("lock");
     let prepared = house.order("fix").await;
-    assert_eq!((phase(&prepared, "sync_main"), phase(&prepared, "prepare")), ("run/behind".into(), "run/inputs_changed".into()));
+    assert_eq!(
+        (phase(&prepared, "sync_main"), phase(&prepared, "prepare")),
+        ("run/behind".into(), "run/inputs_changed".into())
+    );
     assert_eq!(lines(&site.path("runs")), 2);
     git(&site.worktree("fix"), &["merge-base", "--is-ancestor", &base, "HEAD"]);
     assert_eq!(phase(&house.order("fix").await, "sync_main"), "skip/up_to_date");
@@ -50,7 +59,10 @@ async fn local_changes_leave_the_base_out_for_now_and_are_not_called_a_conflict(
     }
     assert!(!worktree.join("other.txt").exists());
     commit(&worktree, "state.txt", "committed");
-    until("the base to be merged once the tree is clean", || async { (phase(&house.order("fix").await, "sync_main") == "run/behind").then_some(()) }).await;
+    until("the base to be merged once the tree is clean", || async {
+        (phase(&house.order("fix").await, "sync_main") == "run/behind").then_some(())
+    })
+    .await;
     assert!(worktree.join("other.txt").exists() && worktree.join("state.txt").exists());
     house.stop().await;
 }
@@ -68,9 +80,16 @@ async fn a_conflict_is_named_leaves_everything_as_it_was_and_is_known_the_next_t
     repo.commit("readme");
     let first = problem(&ask(&house).await, 409, "merge_conflict");
     assert_eq!(first["files"], json!(["README.md"]));
-    assert_eq!((git(&worktree, &["rev-parse", "HEAD"]), git(&worktree, &["status", "--porcelain"])), (head, String::new()));
+    assert_eq!(
+        (git(&worktree, &["rev-parse", "HEAD"]), git(&worktree, &["status", "--porcelain"])),
+        (head, String::new())
+    );
     let second = problem(&ask(&house).await, 409, "merge_conflict");
-    assert_eq!((&second["files"], &second["operation"]), (&json!(["README.md"]), &json!(null)), "a known conflict needs no run");
+    assert_eq!(
+        (&second["files"], &second["operation"]),
+        (&json!(["README.md"]), &json!(null)),
+        "a known conflict needs no run"
+    );
     let merge = crate::harness::git_command(&worktree, &["merge", "--quiet", "main"]).status().expect("git starts");
     assert!(!merge.success());
     commit(&worktree, "README.md", "both\n");
@@ -80,7 +99,9 @@ async fn a_conflict_is_named_leaves_everything_as_it_was_and_is_known_the_next_t
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_base_decides_between_merge_rebase_forward_only_and_off() {
-    for (mode, own_commit, wanted) in [("rebase", true, "run/behind"), ("ff-only", false, "run/behind"), ("off", true, "skip/disabled")] {
+    for (mode, own_commit, wanted) in
+        [("rebase", true, "run/behind"), ("ff-only", false, "run/behind"), ("off", true, "skip/disabled")]
+    {
         let site = Site::new();
         let repo = site.app(&["fix"], &format!("[sync]\nmain = \"{mode}\"\n"));
         let house = site.start(&[&repo]).await;
@@ -142,7 +163,15 @@ async fn a_workers_ticks_stay_while_the_bases_other_edits_arrive() {
     repo.commit("edits");
     let order = house.order("fix").await;
     assert_eq!(phase(&order, "sync_todo"), "run/kept_local");
-    assert_eq!((brief("plan.md").as_deref(), brief("requirements.md").as_deref(), brief("new.md").as_deref(), brief("gone.md")), (Some("- [x] one\n"), Some("# other words\n"), Some("new\n"), None));
+    assert_eq!(
+        (
+            brief("plan.md").as_deref(),
+            brief("requirements.md").as_deref(),
+            brief("new.md").as_deref(),
+            brief("gone.md")
+        ),
+        (Some("- [x] one\n"), Some("# other words\n"), Some("new\n"), None)
+    );
     assert_eq!(phase(&house.order("fix").await, "sync_todo"), "skip/kept_local");
     house.stop().await;
 }

@@ -27,13 +27,21 @@ async fn what_is_not_the_slugs_worktree_is_never_taken_for_it_nor_touched() {
     repo.git(&["worktree", "add", "--quiet", "--detach", at("detached").to_str().expect("utf-8")]);
     let before = listing(&site.path("data"));
     let house = site.start(&[&repo]).await;
-    for (slug, part) in slugs.iter().zip(["plain directory", "a file", "symbolic link", "another repository", "on branch another", "detached"]) {
+    for (slug, part) in slugs.iter().zip([
+        "plain directory",
+        "a file",
+        "symbolic link",
+        "another repository",
+        "on branch another",
+        "detached",
+    ]) {
         let body = problem(&ask(&house, slug).await, 423, "worktree_foreign");
         let detail = body["detail"].as_str().expect("detail");
         assert!(detail.contains(part) && detail.contains(at(slug).to_str().expect("utf-8")), "{slug}: {detail}");
     }
     house.stop().await;
-    let after: Vec<String> = listing(&site.path("data")).into_iter().filter(|path| path.starts_with("worktrees")).collect();
+    let after: Vec<String> =
+        listing(&site.path("data")).into_iter().filter(|path| path.starts_with("worktrees")).collect();
     assert_eq!(before, after);
 }
 
@@ -118,10 +126,15 @@ async fn forty_todos_at_once_all_get_worktree_brief_and_an_untracked_branch() {
     let orders: Vec<Value> = join_all(slugs.iter().map(|slug| house.order(slug))).await;
     for (slug, order) in slugs.iter().zip(&orders) {
         assert_eq!(order["worktree"]["branch"], *slug);
-        assert!(site.worktree(slug).join(format!("todos/{slug}/requirements.md")).exists(), "{slug} came without its brief");
+        assert!(
+            site.worktree(slug).join(format!("todos/{slug}/requirements.md")).exists(),
+            "{slug} came without its brief"
+        );
     }
     assert_eq!(repo.git(&["worktree", "list", "--porcelain"]).matches("worktree ").count(), 41);
-    let tracking = git_command(&repo.path, &["config", "--get-regexp", "^branch\\..*\\.(merge|remote)"]).output().expect("git starts");
+    let tracking = git_command(&repo.path, &["config", "--get-regexp", "^branch\\..*\\.(merge|remote)"])
+        .output()
+        .expect("git starts");
     assert_eq!(String::from_utf8_lossy(&tracking.stdout), "");
     house.stop().await;
 }
@@ -178,7 +191,8 @@ async fn a_worktree_that_was_only_begun_is_kept_when_whole_and_moved_aside_when_
         assert_eq!(phase(&order, "worktree"), "run/recreated", "{slug}");
         assert_eq!(git(&site.worktree(slug), &["status", "--porcelain"]), "", "{slug}");
     }
-    let aside: Vec<_> = std::fs::read_dir(site.path("data/worktrees/.trash/app")).expect("something was moved aside").collect();
+    let aside: Vec<_> =
+        std::fs::read_dir(site.path("data/worktrees/.trash/app")).expect("something was moved aside").collect();
     assert_eq!(aside.len(), 1);
     house.stop().await;
 }
@@ -210,14 +224,27 @@ async fn polling_never_makes_a_workers_git_fail() {
 #[tokio::test(flavor = "multi_thread")]
 async fn git_variables_the_daemon_inherits_reach_no_repository() {
     let site = Site::new();
-    let (repo, decoy) = (site.app(&["fix"], "[prepare]\ncommand = \"env > env.out\"\n"), Repo::with(site.path("decoy"), &[], ""));
-    let (config, head) = (std::fs::read(decoy.path.join(".git/config")).expect("reads"), decoy.git(&["rev-parse", "HEAD"]));
-    let vars = [("GIT_DIR", decoy.path.join(".git")), ("GIT_WORK_TREE", decoy.path.clone()), ("GIT_INDEX_FILE", decoy.path.join(".git/index"))];
+    let (repo, decoy) =
+        (site.app(&["fix"], "[prepare]\ncommand = \"env > env.out\"\n"), Repo::with(site.path("decoy"), &[], ""));
+    let (config, head) =
+        (std::fs::read(decoy.path.join(".git/config")).expect("reads"), decoy.git(&["rev-parse", "HEAD"]));
+    let vars = [
+        ("GIT_DIR", decoy.path.join(".git")),
+        ("GIT_WORK_TREE", decoy.path.clone()),
+        ("GIT_INDEX_FILE", decoy.path.join(".git/index")),
+    ];
     let daemon = site.spawn_with(&[&repo], &vars).await;
-    let reply = daemon.client.post("/todos/work", &json!({ "lane": "builder", "slug": "fix", "wait_ms": 45_000 })).await.expect("answers");
+    let reply = daemon
+        .client
+        .post("/todos/work", &json!({ "lane": "builder", "slug": "fix", "wait_ms": 45_000 }))
+        .await
+        .expect("answers");
     assert_eq!(reply.status, 200, "{}", reply.text());
     let env = std::fs::read_to_string(site.worktree("fix").join("env.out")).expect("prepare ran in the worktree");
     assert!(!env.lines().any(|line| line.starts_with("GIT_")), "{env}");
-    assert_eq!((std::fs::read(decoy.path.join(".git/config")).expect("reads"), decoy.git(&["rev-parse", "HEAD"])), (config, head));
+    assert_eq!(
+        (std::fs::read(decoy.path.join(".git/config")).expect("reads"), decoy.git(&["rev-parse", "HEAD"])),
+        (config, head)
+    );
     assert_eq!(repo.git(&["config", "core.bare"]), "false");
 }

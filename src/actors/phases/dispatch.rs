@@ -20,7 +20,8 @@ pub const GRANT_LIMIT: Duration = Duration::from_secs(10);
 /// Asks the dispatcher for the claim.
 pub async fn carry_out(run: &mut Run, reason: Reason, found: &Look) -> Result<Reason, PhaseFault> {
     let (todo, base, asker) = (run.args.todo.clone(), found.base.clone(), run.call.asker.clone());
-    let asked = run.args.context.dispatcher.ask(GRANT_LIMIT, |reply| DispatcherMsg::Claim { todo, base, asker, reply }).await;
+    let asked =
+        run.args.context.dispatcher.ask(GRANT_LIMIT, |reply| DispatcherMsg::Claim { todo, base, asker, reply }).await;
     match asked {
         Ok(Ok((claim, _))) => {
             run.memory.record_mut().claim = Some(claim.clone());

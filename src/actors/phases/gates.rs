@@ -45,8 +45,14 @@ async fn judge(run: &mut Run, head: &Oid, gate: &GateConfig, key: &VerdictKey) -
     }
     let passed = exit.outcome == ExitOutcome::Code(0);
     if passed && still(run, head).await.is_err() {
-        let detail = format!("gate {} passed, but the work tree was changed while it ran, so the verdict does not count; commit and ask again", gate.name);
-        return Err(PhaseFault { problem: Problem::new(ProblemCode::GateFailed, detail).with("gate", gate.name.as_str()), outcome: Outcome::Failure });
+        let detail = format!(
+            "gate {} passed, but the work tree was changed while it ran, so the verdict does not count; commit and ask again",
+            gate.name
+        );
+        return Err(PhaseFault {
+            problem: Problem::new(ProblemCode::GateFailed, detail).with("gate", gate.name.as_str()),
+            outcome: Outcome::Failure,
+        });
     }
     record(run, head, gate, key, &exit, passed).await?;
     exec.judge(&gate.command, &gate.name, ProblemCode::GateFailed, &exit)
@@ -65,7 +71,14 @@ async fn still(run: &Run, head: &Oid) -> Result<(), ()> {
     if changes.iter().any(|change| change.kind == ChangeKind::Tracked) { Err(()) } else { Ok(()) }
 }
 
-async fn record(run: &mut Run, head: &Oid, gate: &GateConfig, key: &VerdictKey, exit: &Exit, passed: bool) -> Result<(), PhaseFault> {
+async fn record(
+    run: &mut Run,
+    head: &Oid,
+    gate: &GateConfig,
+    key: &VerdictKey,
+    exit: &Exit,
+    passed: bool,
+) -> Result<(), PhaseFault> {
     let verdict = Verdict {
         key: key.clone(),
         todo: run.args.todo.clone(),

@@ -27,7 +27,8 @@ pub async fn carry_out(run: &mut Run, reason: Reason, found: &Look) -> Result<Re
     mark(run, &config, MarkState::Started, String::new(), Vec::new()).await?;
     let exec = RunExec::command(run, Phase::Prepare);
     let ended = exec.shell(&config.command, Duration::from_millis(config.timeout_ms)).await;
-    let outcome = match ended.and_then(|exit| exec.judge(&config.command, "prepare", ProblemCode::PrepareFailed, &exit)) {
+    let outcome = match ended.and_then(|exit| exec.judge(&config.command, "prepare", ProblemCode::PrepareFailed, &exit))
+    {
         Ok(()) => settle(run, &config, found.base.prepare_recognised).await,
         Err(fault) => Err(fault),
     };
@@ -43,20 +44,36 @@ async fn settle(run: &mut Run, config: &PrepareConfig, recognised: bool) -> Resu
     let (patterns, declared) = (config.inputs.clone(), config.outputs.clone());
     let (inputs, missing, left) = blocking(move || {
         let missing = inputs::missing(&path, &declared).map(str::to_owned);
-        let left: Vec<String> = KNOWN_OUTPUTS.iter().filter(|name| recognised && path.join(name).is_dir()).map(|&name| name.to_owned()).collect();
+        let left: Vec<String> = KNOWN_OUTPUTS
+            .iter()
+            .filter(|name| recognised && path.join(name).is_dir())
+            .map(|&name| name.to_owned())
+            .collect();
         (Inputs::look(&path, &patterns, None), missing, left)
     })
     .await?;
     if let Some(output) = missing {
-        let detail = format!("prepare `{}` ended well but its declared output {output} is not there; correct outputs in .slugline.toml or the command", config.command);
-        return Err(PhaseFault { problem: Problem::new(ProblemCode::PrepareFailed, detail).with("missing_output", output), outcome: Outcome::Failure });
+        let detail = format!(
+            "prepare `{}` ended well but its declared output {output} is not there; correct outputs in .slugline.toml or the command",
+            config.command
+        );
+        return Err(PhaseFault {
+            problem: Problem::new(ProblemCode::PrepareFailed, detail).with("missing_output", output),
+            outcome: Outcome::Failure,
+        });
     }
     mark(run, config, MarkState::Done, inputs.digest.clone(), left).await?;
     run.memory.inputs = Some(inputs);
     Ok(())
 }
 
-async fn mark(run: &mut Run, config: &PrepareConfig, state: MarkState, inputs: String, outputs: Vec<String>) -> Result<(), PhaseFault> {
+async fn mark(
+    run: &mut Run,
+    config: &PrepareConfig,
+    state: MarkState,
+    inputs: String,
+    outputs: Vec<String>,
+) -> Result<(), PhaseFault> {
     let at = run.args.context.clock.now();
     let mark = PrepareMark { state, definition: config.digest(), inputs, outputs, at };
     run.memory.record_mut().prepare = Some(mark.clone());

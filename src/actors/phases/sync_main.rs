@@ -108,5 +108,8 @@ fn in_the_way(run: &Run, files: &[String]) -> PhaseFault {
         path.display(),
         files.join(", ")
     );
-    PhaseFault { problem: Problem::new(ProblemCode::LocalChanges, detail).with("files", files), outcome: Outcome::Failure }
+    PhaseFault {
+        problem: Problem::new(ProblemCode::LocalChanges, detail).with("files", files),
+        outcome: Outcome::Failure,
+    }
 }

@@ -18,8 +18,10 @@ pub async fn carry_out(run: &mut Run, found: &Look) -> Result<Reason, PhaseFault
     let path = run.args.repo.worktree_path(&run.args.todo.slug);
     let (mark, brief) = (run.memory.record().todo, found.base.briefs.get(&run.args.todo.slug).cloned());
     let (slug, dir) = (run.args.todo.slug.clone(), found.base.config.todos_dir.clone());
-    let synced = blocking(move || todo_sync::sync_todo(&git, &path, &dir, &slug, mark.as_ref(), brief.as_ref())).await?;
-    let (mark, outcome) = synced.map_err(|error| git_fault(&format!("bringing the brief of {} in", run.args.todo), &error))?;
+    let synced =
+        blocking(move || todo_sync::sync_todo(&git, &path, &dir, &slug, mark.as_ref(), brief.as_ref())).await?;
+    let (mark, outcome) =
+        synced.map_err(|error| git_fault(&format!("bringing the brief of {} in", run.args.todo), &error))?;
     run.memory.record_mut().todo = Some(mark.clone());
     let (todo, at) = (run.args.todo.clone(), run.args.context.clock.now());
     run.commit(vec![Write::TodoMarked { todo, mark: Some(mark), at }]).await?;

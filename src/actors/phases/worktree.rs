@@ -10,8 +10,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::actors::clock;
-use crate::actors::exec::RunExec;
 use crate::actors::exclusion::private_parent;
+use crate::actors::exec::RunExec;
 use crate::actors::phases::{blocking, git_fault, git_of};
 use crate::actors::probe::Look;
 use crate::actors::run::{PhaseFault, Run};
@@ -71,7 +71,11 @@ async fn make(run: &mut Run, found: &Look, path: &std::path::Path) -> Result<(),
 }
 
 /// Moves what was half made into the trash and says what is left to build on.
-async fn set_half_made_aside(run: &Run, git: &std::sync::Arc<git::Repository>, path: &std::path::Path) -> Result<WorktreeState, PhaseFault> {
+async fn set_half_made_aside(
+    run: &Run,
+    git: &std::sync::Arc<git::Repository>,
+    path: &std::path::Path,
+) -> Result<WorktreeState, PhaseFault> {
     let (git, slug, path) = (git.clone(), run.args.todo.slug.clone(), path.to_owned());
     let trash: PathBuf = run.args.repo.trash.join(clock::operation_id().as_str());
     tracing::warn!(todo = %run.args.todo, aside = %trash.display(), "a half-made worktree is moved aside");
@@ -107,7 +111,9 @@ async fn refuse_lost_disk(run: &Run, path: &std::path::Path) -> Result<(), Phase
         return Ok(());
     }
     let all = run.args.repo.worktrees.display();
-    let detail = format!("{all} is gone with everything under it; mount it again, or make the directory if it was removed on purpose");
+    let detail = format!(
+        "{all} is gone with everything under it; mount it again, or make the directory if it was removed on purpose"
+    );
     Err(Problem::new(ProblemCode::WorktreeForeign, detail).with("path", path.display().to_string()).into())
 }
 
