@@ -177,12 +177,43 @@ fn tests_wait_for_conditions_and_are_never_switched_off() {
     assert_eq!(impatient(concat!("std::thread::", "sleep(x);\n#[", "ignore]\n")), [1, 2]);
 }
 
+/// Whether a text has an absolute path that begins so; the same words inside a longer path are another thing.
+fn begins_a_path(text: &str, path: &str) -> bool {
+    text.match_indices(path).any(|(at, _)| !text[..at].ends_with(|c: char| c.is_alphanumeric() || "_.-/}".contains(c)))
+}
+
 #[test]
 fn nothing_names_a_path_of_the_machine_it_was_written_on() {
     for dir in ["src", "tests", "bench"] {
         for (file, text) in texts(dir) {
-            let found = [concat!("/ro", "ot/"), concat!("/wo", "rk/")].into_iter().find(|path| text.contains(path));
+            let found =
+                [concat!("/ro", "ot/"), concat!("/wo", "rk/")].into_iter().find(|path| begins_a_path(&text, path));
             assert_eq!(found, None, "{dir}/{file}");
         }
     }
+    assert!(begins_a_path(concat!("in \"/wo", "rk/x\""), concat!("/wo", "rk/")));
+    assert!(!begins_a_path(concat!("POST /todos/wo", "rk/"), concat!("/wo", "rk/")));
+}
+
+/// The names of tests a page of ours gives, such as `worktree::what_is_…`.
+fn named_tests(page: &str) -> Vec<&str> {
+    page.split('`').skip(1).step_by(2).filter(|name| name.contains("::") && !name.contains(' ')).collect()
+}
+
+#[test]
+fn every_test_the_lessons_name_is_there() {
+    let page = fs::read_to_string(root().join("docs/lessons.md")).expect("reads");
+    let all: Vec<(String, String)> = texts("tests").into_iter().chain(texts("src")).collect();
+    let is_there = |name: &str| {
+        let (path, function) = name.rsplit_once("::").expect("a path");
+        let file = path.trim_end_matches("::tests").rsplit("::").next().expect("a file");
+        let sits = |name: &str| name.contains(file);
+        all.iter().any(|(name, text)| sits(name) && text.contains(&format!("fn {function}()")))
+    };
+    let names = named_tests(&page);
+    assert!(names.len() >= 20, "{names:?}");
+    for name in names {
+        assert!(is_there(name), "{name} is named in docs/lessons.md and is nowhere");
+    }
+    assert!(!is_there("worktree::something_that_is_nowhere"));
 }

@@ -179,7 +179,7 @@ impl Handle {
 
     /// An operation's log, followed while it runs.
     pub async fn log(&self, id: &OperationId) -> Result<LogStream, Problem> {
-        let live = self.context.runs.by_operation(id).map(|run| run.view.clone());
+        let live = self.context.runs.by_operation(id).map(|run| run.view);
         if live.is_none() {
             self.operation(id).await?;
         }

@@ -51,7 +51,7 @@ pub struct Serve {
     /// Token, address, ledger and logs.
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<String>,
-    /// Worktrees; <data-dir>/worktrees when not given.
+    /// Worktrees; the data directory's `worktrees` when not given.
     #[arg(long, value_name = "DIR")]
     pub worktrees_dir: Option<String>,
 }

@@ -91,7 +91,7 @@ impl Doors {
 
 fn supervise(order: &Order, cwd: PathBuf, argv: &[OsString], mut doors: Doors) -> ExitCode {
     let log_start = doors.log_bytes();
-    let pid = match detach(&order).and_then(|()| start(order, cwd, argv, &doors.log)) {
+    let pid = match detach(order).and_then(|()| start(order, cwd, argv, &doors.log)) {
         Ok(pid) => pid,
         Err(error) => {
             doors.tell(&Report::Failed { reason: error.to_string() });

@@ -77,7 +77,7 @@ async fn ask_until_gone(daemon: &Client, told: &mut Told, round: usize) {
             let mut answers = Vec::new();
             // Bounded: a daemon lives for a third of a second and a call takes at least tens of microseconds.
             for turn in 0..200 {
-                let wait = if (index + round + turn) % 2 == 0 { 0 } else { 5_000 };
+                let wait = if (index + round + turn).is_multiple_of(2) { 0 } else { 5_000 };
                 let body = json!({ "lane": "builder", "slug": slug, "wait_ms": wait, "refresh": turn == 1 });
                 match client.post("/todos/work", &body).await {
                     Ok(reply) if reply.status < 300 => answers.push(reply.json()),

@@ -2,7 +2,9 @@
 
 use serde_json::json;
 
-use crate::harness::{Site, lines, phase, problem, write};
+use crate::harness::{Site, git, lines, phase, problem, write};
+
+type Drift<'a> = (&'a str, Box<dyn Fn() + 'a>);
 
 /// A prepare that notes each run outside the worktree and makes an output.
 fn settings(site: &Site) -> String {
@@ -46,7 +48,7 @@ async fn every_kind_of_drift_prepares_again_and_only_once() {
     let house = site.start(&[&repo]).await;
     house.order("fix").await;
     let worktree = site.worktree("fix");
-    let drifts: [(&str, Box<dyn Fn()>); 3] = [
+    let drifts: [Drift; 3] = [
         ("run/inputs_changed", Box::new(|| write(&worktree.join("a.lock"), "edited"))),
         ("run/outputs_missing", Box::new(|| std::fs::remove_dir(worktree.join("out")).expect("removes"))),
         ("run/inputs_changed", Box::new(|| write(&worktree.join("prepare.sh"), "changed"))),
@@ -95,5 +97,33 @@ async fn a_failed_prepare_is_never_taken_for_known_good() {
     std::fs::remove_file(fail).expect("removes");
     assert_eq!(phase(&house.order("fix").await, "prepare"), "run/last_attempt_failed");
     assert_eq!(lines(&site.path("runs")), 3);
+    house.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prepare_that_writes_its_own_lock_file_runs_once() {
+    let site = Site::new();
+    let command = format!("echo run >> {}/runs; echo resolved > a.lock", site.path("").display());
+    let repo = site.app(&["fix"], &format!("[prepare]\ncommand = \"{command}\"\ninputs = [\"a.lock\"]\n"));
+    let house = site.start(&[&repo]).await;
+    house.order("fix").await;
+    for _ in 0..2 {
+        assert_eq!(phase(&house.order("fix").await, "prepare"), "skip/inputs_unchanged");
+    }
+    // An edit of what it wrote is still an edit.
+    write(&site.worktree("fix").join("a.lock"), "edited\n");
+    assert_eq!(phase(&house.order("fix").await, "prepare"), "run/inputs_changed");
+    assert_eq!(lines(&site.path("runs")), 2);
+    house.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn preparing_leaves_the_work_tree_clean() {
+    let site = Site::new();
+    let repo = site.app(&["fix"], "[prepare]\ncommand = \"true\"\n[[gates]]\nname = \"g\"\ncommand = \"true\"\n");
+    let house = site.start(&[&repo]).await;
+    let order = house.order("fix").await;
+    assert_eq!((phase(&order, "gates"), &order["worktree"]["dirty"]), ("run/passed".into(), &json!(false)));
+    assert_eq!(git(&site.worktree("fix"), &["status", "--porcelain", "--ignored"]), "");
     house.stop().await;
 }
