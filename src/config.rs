@@ -173,8 +173,15 @@ const ENVIRONMENT: [(&str, &str); 15] = [
 ];
 
 /// Variables with our prefix that are not settings: where the file is, and what commands of a run are given.
-const NOT_SETTINGS: [&str; 6] =
-    ["SLUGLINE_CONFIG", "SLUGLINE_RUN", "SLUGLINE_RUN_POLICY", "SLUGLINE_REPO", "SLUGLINE_SLUG", "SLUGLINE_OPERATION"];
+const NOT_SETTINGS: [&str; 7] = [
+    "SLUGLINE_CONFIG",
+    "SLUGLINE_RUN",
+    "SLUGLINE_RUN_POLICY",
+    "SLUGLINE_RUN_HELPER",
+    "SLUGLINE_REPO",
+    "SLUGLINE_SLUG",
+    "SLUGLINE_OPERATION",
+];
 
 impl Config {
     /// Brings file, environment and flags together. `file` is the configuration file's path and text; relative paths

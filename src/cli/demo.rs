@@ -12,18 +12,27 @@ use super::client::Client;
 /// The sample's settings: a prepare that takes a moment, and a gate.
 const SETTINGS: &str = r#"# How Slugline prepares, syncs and judges worktrees of this repository.
 [prepare]
-command = "make prepare"
-inputs = ["Makefile", "packages.lock"]
+command = "sh tools/prepare.sh"
+inputs = ["tools/prepare.sh", "packages.lock"]
 outputs = [".cache"]
 timeout_ms = 60000
 
 [[gates]]
 name = "check"
-command = "make check"
+command = "sh tools/check.sh"
 timeout_ms = 60000
 "#;
 
-const MAKEFILE: &str = "prepare:\n\t@mkdir -p .cache\n\t@for package in $$(cat packages.lock); do echo \"fetching $$package\"; sleep 0.2; echo $$package > .cache/$$package; done\n\ncheck:\n\t@test -f README.md && echo \"all is well\"\n";
+const PREPARE: &str = "mkdir -p .cache
+for package in $(cat packages.lock); do
+    echo \"fetching $package\"
+    sleep 0.2
+    echo \"$package\" > \".cache/$package\"
+done
+";
+
+const CHECK: &str = "test -f README.md && echo \"all is well\"
+";
 
 const ROADMAP: &str =
     "- slug: fix-login\n- slug: add-search\n  priority: 1\n- slug: ship-it\n  after: [fix-login, add-search]\n";
@@ -39,7 +48,8 @@ pub fn make_sample(dir: &Path) -> anyhow::Result<Sample> {
     let path = dir.join("sample");
     let files = [
         (".slugline.toml", SETTINGS),
-        ("Makefile", MAKEFILE),
+        ("tools/prepare.sh", PREPARE),
+        ("tools/check.sh", CHECK),
         ("packages.lock", "left-pad\nright-pad\nmiddle-pad\n"),
         (".gitignore", ".cache/\n"),
         ("README.md", "# A sample\n"),

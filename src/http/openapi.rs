@@ -109,7 +109,7 @@ fn schemas(generator: &mut SchemaGenerator) -> Value {
     let codes: Vec<&str> = ProblemCode::ALL.iter().map(|code| code.as_str()).collect();
     all.insert("Problem".to_owned(), json!({
         "type": "object",
-        "required": ["type", "title", "status", "detail", "code", "retryable"],
+        "required": ["type", "title", "status", "detail", "instance", "code", "retryable"],
         "properties": {
             "type": { "type": "string" }, "title": { "type": "string" }, "status": { "type": "integer" }, "detail": { "type": "string" },
             "instance": { "type": "string" }, "code": { "type": "string", "enum": codes }, "retryable": { "type": "boolean" }, "retry_after_ms": { "type": "integer" },

@@ -7,6 +7,7 @@ use warp::hyper::body::Bytes;
 use warp::reply::Response;
 
 use super::{ROUTES, template};
+use crate::actors::clock::operation_id;
 use crate::model::problem::{Problem, ProblemCode};
 
 /// What a handler comes to.
@@ -51,23 +52,23 @@ pub(super) fn render(problem: &Problem) -> Response {
     response
 }
 
-/// The members of a problem; those of its code never take the place of the common ones.
+/// The members of a problem; those of its code never take the place of the common ones. The instance is the operation
+/// it happened in, or a name of its own.
 pub(super) fn body(problem: &Problem) -> Value {
-    let instance = problem.extra.get("operation").and_then(Value::as_str).map(|id| format!("/operations/{id}"));
+    let operation = problem.extra.get("operation").and_then(Value::as_str).map(|id| format!("/operations/{id}"));
+    let instance = operation.unwrap_or_else(|| format!("urn:slugline:problem:{}", operation_id()));
     let mut members: Map<String, Value> = problem.extra.clone();
     let common = json!({
         "type": format!("/problems/{}", problem.code.as_str().replace('_', "-")),
         "title": problem.code.title(),
         "status": problem.code.status(),
         "detail": problem.detail,
+        "instance": instance,
         "code": problem.code,
         "retryable": problem.code.retryable(),
     });
     if let Value::Object(common) = common {
         members.extend(common);
-    }
-    if let Some(instance) = instance {
-        members.insert("instance".to_owned(), instance.into());
     }
     if let Some(ms) = problem.retry_after_ms {
         members.insert("retry_after_ms".to_owned(), ms.into());

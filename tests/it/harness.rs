@@ -298,7 +298,7 @@ pub fn problem(reply: &Reply, status: u16, code: &str) -> Value {
     let body = reply.json();
     assert_eq!((reply.status, body["code"].as_str()), (status, Some(code)), "{}", reply.text());
     assert_eq!(reply.headers["content-type"], "application/problem+json");
-    for member in ["type", "title", "status", "detail", "retryable"] {
+    for member in ["type", "title", "status", "detail", "instance", "retryable"] {
         assert!(!body[member].is_null(), "{member} is missing: {body}");
     }
     body
