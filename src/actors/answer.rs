@@ -25,10 +25,10 @@ pub struct Settled<'a> {
     pub claim: &'a Claim,
 }
 
-/// Milliseconds of a duration, as answers give them.
+/// Milliseconds of a duration, as answers give them: whole microseconds.
 #[must_use]
 pub fn ms(duration: Duration) -> f64 {
-    duration.as_secs_f64() * 1_000.0
+    (duration.as_secs_f64() * 1e6).round() / 1e3
 }
 
 /// The report of every phase of a plan that runs nothing.

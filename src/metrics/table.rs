@@ -31,7 +31,7 @@ pub(super) fn gauge(metric: &Metric, values: &[&'static str]) -> Gauge {
     gauge
 }
 
-/// A histogram with its label values. It shows once it was observed; an empty one has nothing to say.
+/// A histogram with its label values, made empty.
 pub(super) fn histogram(metric: &Metric, values: &[&'static str]) -> Histogram {
     metrics::with_recorder(|recorder| recorder.register_histogram(&key(metric, values), &META))
 }
