@@ -194,3 +194,25 @@ async fn brief_files_we_brought_in_do_not_block_the_next_merge() {
     assert_eq!(phase(&house.order("fix").await, "sync_todo"), "skip/unchanged");
     house.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stale_git_lock_is_removed_only_when_it_is_provably_nobodys() {
+    let site = Site::new();
+    let repo = site.app(&["fix"], "");
+    let house = site.start(&[&repo]).await;
+    house.order("fix").await;
+    let lock = repo.path.join(".git/worktrees/fix/index.lock");
+    write(&lock, "");
+    let held = std::fs::File::options().write(true).open(&lock).expect("opens");
+    held.set_modified(std::time::SystemTime::now() - std::time::Duration::from_secs(300)).expect("ages it");
+    repo.write("other.txt", "x");
+    repo.commit("other");
+    // Old, but a living process has it open: left alone, and said.
+    let body = problem(&ask(&house).await, 503, "lock_timeout");
+    assert!(body["detail"].as_str().is_some_and(|detail| detail.contains("index.lock")), "{body}");
+    assert!(lock.exists());
+    drop(held);
+    assert_eq!(phase(&house.order("fix").await, "sync_main"), "run/behind");
+    assert!(!lock.exists() && site.worktree("fix").join("other.txt").exists());
+    house.stop().await;
+}
