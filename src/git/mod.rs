@@ -22,9 +22,6 @@ pub mod sync;
 pub mod todo_sync;
 pub mod worktree;
 
-#[cfg(test)]
-mod tests;
-
 pub use command::{Exec, GitCommand, GitEnd, GitError, GitExit};
 pub use place::{ForeignReason, Place, Seen};
 pub use repository::{OpenError, Repository};
