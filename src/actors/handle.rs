@@ -159,12 +159,7 @@ impl Handle {
         let Some(run) = self.context.runs.by_operation(id) else { return self.operation(id).await };
         run.stop(StopCause::Cancel);
         let mut view = run.view.clone();
-        let ended = tokio::time::timeout(
-            CANCEL_LIMIT,
-            view.wait_for(|view| matches!(view, RunView::Ended(..) | RunView::Refused(_))),
-        )
-        .await
-        .is_ok();
+        let ended = tokio::time::timeout(CANCEL_LIMIT, view.wait_for(RunView::is_over)).await.is_ok();
         match ended {
             true => self.operation(id).await,
             false => {
@@ -324,7 +319,7 @@ impl Handle {
         self.context.start_draining();
         let ended = |run: RunHandle| async move {
             let mut view = run.view;
-            let _ = view.wait_for(|view| matches!(view, RunView::Ended(..) | RunView::Refused(_))).await;
+            let _ = view.wait_for(RunView::is_over).await;
         };
         let all = |runs: Vec<RunHandle>| futures_util::future::join_all(runs.into_iter().map(ended));
         let _ = tokio::time::timeout(grace, all(self.context.runs.all())).await;

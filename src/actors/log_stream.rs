@@ -83,5 +83,5 @@ async fn copy(
 }
 
 fn is_over(view: &watch::Receiver<RunView>) -> bool {
-    view.has_changed().is_err() || matches!(&*view.borrow(), RunView::Ended(..) | RunView::Refused(_))
+    view.has_changed().is_err() || view.borrow().is_over()
 }

@@ -17,7 +17,7 @@ use super::repo::Repo;
 use super::slug::{MAILBOX_LIMIT, SlugActor, SlugArgs, SlugMsg};
 use super::supervision::{Aftermath, BUDGET, ChildState, Children, start_by};
 use crate::metrics::actors::ActorKind;
-use crate::model::ids::{RepoName, Slug, TodoKey};
+use crate::model::ids::{Slug, TodoKey};
 use crate::model::problem::{Problem, ProblemCode};
 use crate::model::view::ActorView;
 
@@ -217,6 +217,3 @@ fn given_up(todo: &TodoKey, after_ms: u64) -> Problem {
     let detail = format!("the actor of {todo} failed too often and is left down for now; /actors says why");
     Problem::new(ProblemCode::Restarting, detail).retry_after(after_ms)
 }
-
-/// The address of a repository's actor under its name.
-pub type RepositoryAddress = (RepoName, Address<RepositoryMsg>);

@@ -25,6 +25,14 @@ pub enum RunView {
     Ended(Arc<Operation>, Arc<Result<WorkOrder, Problem>>),
 }
 
+impl RunView {
+    /// Whether nothing more will be seen of it.
+    #[must_use]
+    pub const fn is_over(&self) -> bool {
+        matches!(self, Self::Ended(..) | Self::Refused(_))
+    }
+}
+
 /// Why a run is being ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StopCause {

@@ -24,7 +24,6 @@ use super::probe::{self, Look, Memory, Scan};
 use super::repo::Repo;
 use super::run::{self, Order, Started};
 use super::runs::RunHandle;
-use crate::metrics::actors::ActorKind;
 use crate::metrics::phases::{self as metric, FlightRole};
 use crate::model::ids::TodoKey;
 use crate::model::phase::{Decision, Phase};
@@ -472,6 +471,3 @@ pub fn as_joined(order: &mut WorkOrder) {
         }
     }
 }
-
-/// The kind this actor is counted under.
-pub const KIND: ActorKind = ActorKind::Slug;

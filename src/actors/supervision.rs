@@ -177,12 +177,6 @@ impl Children {
             (name.as_str(), child.kind, state, &child.history)
         })
     }
-
-    /// Whether any child was given up.
-    #[must_use]
-    pub fn any_given_up(&self) -> bool {
-        self.by_name.values().any(|child| child.state == ChildState::GivenUp)
-    }
 }
 
 fn restart_reason(exit: &Exit) -> RestartReason {

@@ -40,12 +40,6 @@ impl OperationState {
     pub const ALL: [Self; 6] =
         [Self::Queued, Self::Running, Self::Succeeded, Self::Failed, Self::Cancelled, Self::Interrupted];
 
-    /// Whether it has ended; an ended operation never changes again.
-    #[must_use]
-    pub const fn is_terminal(self) -> bool {
-        matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled | Self::Interrupted)
-    }
-
     /// The name used in the API and the ledger.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

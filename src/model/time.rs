@@ -26,11 +26,6 @@ impl Timestamp {
     pub const fn plus_ms(self, ms: i64) -> Self {
         Self(self.0.saturating_add(ms))
     }
-    /// Milliseconds from `earlier` to this instant; negative when `earlier` is later.
-    #[must_use]
-    pub const fn ms_since(self, earlier: Self) -> i64 {
-        self.0.saturating_sub(earlier.0)
-    }
 }
 
 impl fmt::Display for Timestamp {
