@@ -5,13 +5,15 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use crate::model::ids::RepoName;
+use crate::model::ids::{Lane, RepoName};
 use crate::model::settings::{Fault, Section};
 
 /// Where the daemon listens when nothing is said: SLUG on a telephone.
 pub const LISTEN_DEFAULT: &str = "127.0.0.1:7584";
 /// Repositories one daemon may serve.
 const REPOSITORIES_MAX: usize = 1_000;
+/// Lanes that may have a limit of their own.
+const LANES_MAX: usize = 1_000;
 /// A day, in milliseconds: no limit here is longer.
 const DAY_MS: u64 = 86_400_000;
 /// How many prepare and gate commands run at once when nothing is said. They run at low priority, so the number
@@ -33,8 +35,12 @@ pub struct Config {
     pub auth: Auth,
     /// Claims.
     pub lease: Lease,
+    /// Attempts of a todo.
+    pub attempts: Attempts,
     /// The lane breaker.
     pub breaker: Breaker,
+    /// Claims per lane.
+    pub lanes: Lanes,
     /// The runtime's watchdog.
     pub watchdog: Watchdog,
     /// Carrying out.
@@ -68,8 +74,34 @@ pub enum AuthMode {
 /// `[lease]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lease {
-    /// How long a claim lasts, in milliseconds.
+    /// How long a claim lasts without a heartbeat, in milliseconds.
     pub duration_ms: u64,
+    /// How often holders are asked to send one, in milliseconds.
+    pub heartbeat_every_ms: u64,
+    /// How long heartbeats that report nothing new carry a claim, in milliseconds.
+    pub progress_ms: u64,
+    /// How long a claim may wait for people in all, in milliseconds.
+    pub hold_max_ms: u64,
+}
+
+/// `[attempts]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attempts {
+    /// Failed attempts after which a todo waits for a person.
+    pub max: u64,
+    /// Wait after the first failed attempt, in milliseconds; doubles with each further one.
+    pub backoff_min_ms: u64,
+    /// The wait never exceeds this, in milliseconds.
+    pub backoff_max_ms: u64,
+}
+
+/// `[lanes]` and `[[lane]]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lanes {
+    /// Claims a lane may have at once; any number when 0.
+    pub wip_limit: u64,
+    /// The same of named lanes.
+    pub limits: BTreeMap<Lane, u64>,
 }
 
 /// `[breaker]`.
@@ -154,13 +186,20 @@ pub struct Flags {
 }
 
 /// Environment variable of every key that can be set by one.
-const ENVIRONMENT: [(&str, &str); 15] = [
+const ENVIRONMENT: [(&str, &str); 22] = [
     ("SLUGLINE_LISTEN", "listen"),
     ("SLUGLINE_SOCKET", "socket"),
     ("SLUGLINE_DATA_DIR", "data_dir"),
     ("SLUGLINE_WORKTREES_DIR", "worktrees_dir"),
     ("SLUGLINE_AUTH_MODE", "auth.mode"),
     ("SLUGLINE_LEASE_DURATION_MS", "lease.duration_ms"),
+    ("SLUGLINE_LEASE_HEARTBEAT_EVERY_MS", "lease.heartbeat_every_ms"),
+    ("SLUGLINE_LEASE_PROGRESS_MS", "lease.progress_ms"),
+    ("SLUGLINE_LEASE_HOLD_MAX_MS", "lease.hold_max_ms"),
+    ("SLUGLINE_ATTEMPTS_MAX", "attempts.max"),
+    ("SLUGLINE_ATTEMPTS_BACKOFF_MIN_MS", "attempts.backoff_min_ms"),
+    ("SLUGLINE_ATTEMPTS_BACKOFF_MAX_MS", "attempts.backoff_max_ms"),
+    ("SLUGLINE_LANES_WIP_LIMIT", "lanes.wip_limit"),
     ("SLUGLINE_BREAKER_FAILURES", "breaker.failures"),
     ("SLUGLINE_BREAKER_WINDOW_MS", "breaker.window_ms"),
     ("SLUGLINE_WATCHDOG_LAG_THRESHOLD_MS", "watchdog.lag_threshold_ms"),
@@ -241,7 +280,24 @@ fn read(top: &mut Section, env: &BTreeMap<String, String>, home: &Path, repos: &
         table.finish();
         numbers
     };
-    let lease = number("lease", &[("duration_ms", 1_000..=7 * DAY_MS, 2_700_000)]);
+    let lease = number(
+        "lease",
+        &[
+            ("duration_ms", 10..=7 * DAY_MS, 2_700_000),
+            ("heartbeat_every_ms", 1..=DAY_MS, 60_000),
+            ("progress_ms", 1..=30 * DAY_MS, 10_800_000),
+            ("hold_max_ms", 0..=30 * DAY_MS, DAY_MS),
+        ],
+    );
+    let attempts = number(
+        "attempts",
+        &[
+            ("max", 1..=1_000, 5),
+            ("backoff_min_ms", 0..=DAY_MS, 30_000),
+            ("backoff_max_ms", 0..=30 * DAY_MS, 3_600_000),
+        ],
+    );
+    let lanes = number("lanes", &[("wip_limit", 0..=100_000, 0)]);
     let breaker = number("breaker", &[("failures", 1..=1_000, 3), ("window_ms", 1_000..=365 * DAY_MS, DAY_MS)]);
     let watchdog = number("watchdog", &[("lag_threshold_ms", 10..=60_000, 250), ("interval_ms", 10..=60_000, 100)]);
     let runs = number(
@@ -254,6 +310,7 @@ fn read(top: &mut Section, env: &BTreeMap<String, String>, home: &Path, repos: &
     let format = log.word("format", &[("text", LogFormat::Text), ("json", LogFormat::Json)]).unwrap_or(LogFormat::Text);
     let level = log.parsed("level", level).unwrap_or_else(|| "info".to_owned());
     log.finish();
+    let limits = lane_limits(top);
     let repositories = repositories(top, home, repos);
     Some(Config {
         listen,
@@ -261,7 +318,14 @@ fn read(top: &mut Section, env: &BTreeMap<String, String>, home: &Path, repos: &
         data_dir,
         worktrees_dir,
         auth: Auth { mode },
-        lease: Lease { duration_ms: lease[0] },
+        lease: Lease {
+            duration_ms: lease[0],
+            heartbeat_every_ms: lease[1],
+            progress_ms: lease[2],
+            hold_max_ms: lease[3],
+        },
+        attempts: Attempts { max: attempts[0], backoff_min_ms: attempts[1], backoff_max_ms: attempts[2] },
+        lanes: Lanes { wip_limit: lanes[0], limits },
         breaker: Breaker { failures: breaker[0], window_ms: breaker[1] },
         watchdog: Watchdog { lag_threshold_ms: watchdog[0], interval_ms: watchdog[1] },
         runs: Runs { max_parallel_commands: usize::try_from(runs[0]).unwrap_or(1), git_timeout_ms: runs[1] },
@@ -310,6 +374,23 @@ fn default_socket(env: &BTreeMap<String, String>, data_dir: &Path) -> PathBuf {
     let usual = default_data_dir(env).is_some_and(|usual| usual == data_dir);
     let runtime = env.get("XDG_RUNTIME_DIR").filter(|path| usual && path.starts_with('/'));
     runtime.map_or_else(|| data_dir.join("slugline.sock"), |dir| Path::new(dir).join("slugline/slugline.sock"))
+}
+
+/// Lanes with a limit of their own.
+fn lane_limits(top: &mut Section) -> BTreeMap<Lane, u64> {
+    let mut all = BTreeMap::new();
+    for mut section in top.sections("lane", LANES_MAX) {
+        let (name, limit) = (section.parsed("name", Lane::parse), section.whole("wip_limit", 0..=100_000));
+        match (name, limit) {
+            (Some(name), Some(_)) if all.contains_key(&name) => {
+                section.fault("name", format!("{name} has a limit already"));
+            }
+            (Some(name), Some(limit)) => drop(all.insert(name, limit)),
+            _ => section.fault("", "a lane needs a name and a wip_limit"),
+        }
+        section.finish();
+    }
+    all
 }
 
 fn repositories(top: &mut Section, home: &Path, repos: &[PathBuf]) -> Vec<RepositoryConfig> {

@@ -24,6 +24,9 @@ use crate::cli::demo;
 use crate::config::{AuthMode, Config, Flags, Log, LogFormat, RepositoryConfig};
 use crate::http::{self, guard::Access, server::Server};
 use crate::metrics;
+use crate::model::claim::Terms;
+use crate::model::desk::{Rules, WipLimits};
+use crate::model::lane::BreakerTerms;
 use crate::process::{self, Runner};
 use crate::store::Store;
 use crate::telemetry;
@@ -180,12 +183,36 @@ fn settings(config: &Config) -> Settings {
     Settings {
         data_dir: config.data_dir.clone(),
         worktrees_dir: config.worktrees_dir.clone(),
-        lease_ms: i64::try_from(config.lease.duration_ms).unwrap_or(i64::MAX),
+        rules: rules(config),
         idle_after: Duration::from_millis(config.actors.idle_after_ms),
         git_timeout: Duration::from_millis(config.runs.git_timeout_ms),
         commands_max: config.runs.max_parallel_commands,
         output_bytes_max: OUTPUT_BYTES_MAX,
         kill_grace: KILL_GRACE,
+    }
+}
+
+/// What claims, leases and lanes go by.
+fn rules(config: &Config) -> Rules {
+    let ms = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
+    let count = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
+    let limit = |limit: u64| Some(count(limit)).filter(|limit| *limit > 0);
+    let limits = config.lanes.limits.iter();
+    Rules {
+        terms: Terms {
+            lease_ms: ms(config.lease.duration_ms),
+            heartbeat_every_ms: ms(config.lease.heartbeat_every_ms),
+            progress_ms: ms(config.lease.progress_ms),
+            hold_max_ms: ms(config.lease.hold_max_ms),
+            attempts_max: u32::try_from(config.attempts.max).unwrap_or(u32::MAX),
+            backoff_min_ms: ms(config.attempts.backoff_min_ms),
+            backoff_max_ms: ms(config.attempts.backoff_max_ms),
+        },
+        breaker: BreakerTerms { failures: count(config.breaker.failures), window_ms: ms(config.breaker.window_ms) },
+        wip: WipLimits {
+            default: limit(config.lanes.wip_limit),
+            by_lane: limits.map(|(lane, wip)| (lane.clone(), limit(*wip).unwrap_or(usize::MAX))).collect(),
+        },
     }
 }
 

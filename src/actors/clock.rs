@@ -1,33 +1,86 @@
-//! The one clock of the daemon, and the one source of chance.
+//! The clocks of the daemon, and the one source of chance.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, LazyLock};
+use std::time::Instant;
 
 use crate::model::ids::OperationId;
-use crate::model::time::Timestamp;
+use crate::model::time::{Awake, Moment, Timestamp};
 
-/// Says what time it is. Cloned freely; tests put their own in.
+/// A difference between wall clock and waking time beyond this is a step of the wall clock or a sleep of the machine;
+/// below it is the drift of two clocks and changes nothing that is shown.
+const STEP_MS: i64 = 1_000;
+
+/// Says what time it is. Clones show the same time; tests put their own clocks in.
 #[derive(Clone)]
-pub struct Clock(Arc<dyn Fn() -> Timestamp + Send + Sync>);
+pub struct Clock(Arc<Inner>);
+
+struct Inner {
+    wall: Box<dyn Fn() -> Timestamp + Send + Sync>,
+    /// Milliseconds of a clock that never steps and stands still while the machine sleeps.
+    running: Box<dyn Fn() -> i64 + Send + Sync>,
+    /// What is added to `running`, so that waking time goes on where the last daemon left it.
+    before: AtomicI64,
+    offset_ms: AtomicI64,
+}
 
 impl Clock {
-    /// The wall clock of this machine.
+    /// The clocks of this machine. `Instant` is `CLOCK_MONOTONIC`, which does not count sleep on Linux.
     #[must_use]
     pub fn system() -> Self {
-        Self::of(|| {
+        static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+        let wall = || {
             let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
             Timestamp::from_ms(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
-        })
+        };
+        Self::of(wall, || i64::try_from(START.elapsed().as_millis()).unwrap_or(i64::MAX))
     }
 
-    /// A clock that asks the given function.
-    pub fn of(now: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
-        Self(Arc::new(now))
+    /// Clocks that ask the given functions: wall time, and milliseconds of waking since any fixed point.
+    #[must_use]
+    pub fn of(
+        wall: impl Fn() -> Timestamp + Send + Sync + 'static,
+        running: impl Fn() -> i64 + Send + Sync + 'static,
+    ) -> Self {
+        let (first_wall, first_running) = (wall().as_ms(), running());
+        Self(Arc::new(Inner {
+            wall: Box::new(wall),
+            running: Box::new(running),
+            before: AtomicI64::new(-first_running),
+            offset_ms: AtomicI64::new(first_wall),
+        }))
     }
 
-    /// The time now.
+    /// Waking time goes on from here at least, where an earlier daemon left it.
+    pub fn at_least(&self, awake: Awake) {
+        if self.moment().awake < awake {
+            self.0.before.store(awake.as_ms() - (self.0.running)(), Ordering::SeqCst);
+            self.0.offset_ms.store((self.0.wall)().as_ms() - awake.as_ms(), Ordering::SeqCst);
+        }
+    }
+
+    /// The wall clock.
     #[must_use]
     pub fn now(&self) -> Timestamp {
-        (self.0)()
+        (self.0.wall)()
+    }
+
+    /// Both clocks, read together.
+    #[must_use]
+    pub fn moment(&self) -> Moment {
+        let wall = (self.0.wall)();
+        let awake = (self.0.running)() + self.0.before.load(Ordering::SeqCst);
+        let seen = wall.as_ms() - awake;
+        let kept = self.0.offset_ms.load(Ordering::SeqCst);
+        let offset_ms = if (seen - kept).abs() > STEP_MS { seen } else { kept };
+        if offset_ms != kept {
+            tracing::warn!(
+                by_ms = seen - kept,
+                "the wall clock was stepped or the machine slept; leases are not touched by it"
+            );
+            self.0.offset_ms.store(offset_ms, Ordering::SeqCst);
+        }
+        Moment { wall, awake: Awake::from_ms(awake), offset_ms }
     }
 }
 
@@ -44,4 +97,53 @@ pub fn jitter() -> f64 {
 #[must_use]
 pub fn operation_id() -> OperationId {
     OperationId::parse(&ulid::Ulid::generate().to_string()).expect("a ULID is 26 characters of Crockford base 32")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A clock with two hands a test can turn.
+    fn clock() -> (Clock, Arc<AtomicI64>, Arc<AtomicI64>) {
+        let (wall, running) = (Arc::new(AtomicI64::new(1_000_000)), Arc::new(AtomicI64::new(77)));
+        let (w, r) = (wall.clone(), running.clone());
+        let clock = Clock::of(move || Timestamp::from_ms(w.load(Ordering::SeqCst)), move || r.load(Ordering::SeqCst));
+        (clock, wall, running)
+    }
+
+    #[test]
+    fn a_step_of_the_wall_clock_moves_what_is_shown_and_not_what_is_counted() {
+        let (clock, wall, running) = clock();
+        let end = clock.moment().awake.plus_ms(60_000);
+        let ten_years = 10 * 365 * 86_400_000_i64;
+        for step in [ten_years, -2 * ten_years, ten_years, 3_600_000, -7_200_000] {
+            wall.fetch_add(step, Ordering::SeqCst);
+            running.fetch_add(10, Ordering::SeqCst);
+            wall.fetch_add(10, Ordering::SeqCst);
+            let moment = clock.moment();
+            assert!(moment.awake < end);
+            assert_eq!(moment.wall_of(moment.awake), moment.wall);
+        }
+        assert_eq!(clock.moment().awake, Awake::from_ms(50));
+    }
+
+    #[test]
+    fn drift_of_the_two_clocks_does_not_change_what_is_shown() {
+        let (clock, wall, running) = clock();
+        let end = clock.moment().awake.plus_ms(60_000);
+        let shown = clock.moment().wall_of(end);
+        wall.fetch_add(10_400, Ordering::SeqCst);
+        running.fetch_add(10_000, Ordering::SeqCst);
+        assert_eq!(clock.moment().wall_of(end), shown);
+    }
+
+    #[test]
+    fn sleep_and_the_time_without_a_daemon_are_not_counted() {
+        let (clock, wall, running) = clock();
+        clock.at_least(Awake::from_ms(5_000));
+        assert_eq!(clock.moment().awake, Awake::from_ms(5_000));
+        wall.fetch_add(8 * 3_600_000, Ordering::SeqCst);
+        running.fetch_add(20, Ordering::SeqCst);
+        assert_eq!(clock.moment().awake, Awake::from_ms(5_020));
+    }
 }

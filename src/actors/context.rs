@@ -11,6 +11,7 @@ use super::board::Board;
 use super::clock::Clock;
 use super::dispatcher::DispatcherMsg;
 use super::faults::Faults;
+use super::keys::Keys;
 use super::ledger::Ledger;
 use super::mailbox::Address;
 use super::probe::GateEnvironment;
@@ -19,6 +20,7 @@ use super::repository::RepositoryMsg;
 use super::runs::Runs;
 use super::slug::SlugMsg;
 use crate::metrics::actors::ActorKind;
+use crate::model::desk::Rules;
 use crate::model::ids::{RepoName, TodoKey};
 use crate::model::problem::{Problem, ProblemCode};
 use crate::process::Runner;
@@ -30,8 +32,8 @@ pub struct Settings {
     pub data_dir: PathBuf,
     /// Where worktrees are.
     pub worktrees_dir: PathBuf,
-    /// Length of a lease, in milliseconds.
-    pub lease_ms: i64,
+    /// What claims, leases and lanes go by.
+    pub rules: Rules,
     /// How long a slug actor stays without being asked anything.
     pub idle_after: Duration,
     /// What one git command gets.
@@ -84,6 +86,8 @@ pub struct Context {
     pub runs: Runs,
     /// The repositories, by name.
     pub repos: BTreeMap<RepoName, RepoEntry>,
+    /// Idempotency keys whose requests are being answered.
+    pub keys: Keys,
     /// Where the dispatcher is.
     pub dispatcher: Address<DispatcherMsg>,
     /// The slug actors that live or are being restarted.
@@ -132,6 +136,7 @@ impl Context {
             board: Board::default(),
             runs: Runs::default(),
             slugs: Directory::default(),
+            keys: Keys::default(),
             faults: args.faults,
             run_mark: args.run_mark,
             draining: AtomicBool::new(false),

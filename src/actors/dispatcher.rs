@@ -1,42 +1,41 @@
-//! The dispatcher: hands out todos. The only writer of the board and of claims.
+//! The dispatcher: hands out todos, keeps leases and lanes. It owns the [`Desk`], which decides, and gives no answer away
+//! before what led to it is on disk. The only writer of the board.
 //!
-//! Supervised by the root. Its death loses nothing: what it granted is in the ledger, what it had not granted was
-//! not answered; its next incarnation reads the claims again. In: `Next`, `Claim`, `Committed`, `Describe`.
-//! Out: nothing but answers.
+//! Supervised by the root. Its death loses nothing: what was answered is in the ledger, and its next incarnation reads it
+//! again. In: questions, `Written`, `Loaded`, `Tick`, `Describe`. Out: nothing but answers.
 //!
-//! Races: a grant is decided in one handler, written in a task and entered on the board when it is on disk. Between
-//! the two it stands under `pending`, and every later decision sees it there, so no todo is granted twice; the same
-//! worker asking again waits for the same write.
+//! Races: decisions are made one after the other, faster than the disk, each resting on those before it. Their batches
+//! are one [`Chain`], so the ledger has them in this order or, from a failed one on, not at all; answers leave in the
+//! same order. When a batch fails, everybody who waits is told, and the desk is read again from the ledger.
 
-use std::collections::HashMap;
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
+use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::answer::{hold_too_long, stale, unfit};
 use super::context::Context;
+use super::keys::named;
 use super::mailbox::{Envelope, Reply};
 use super::repo::Base;
-use crate::metrics::claims::{self as metric, ClaimResult};
-use crate::model::claim::{Claim, ClaimOutcome, decide};
-use crate::model::ids::{Lane, RepoName, Slug, TodoKey, Worker};
-use crate::model::next::{self, TodoState};
+use crate::metrics::claims::{self as metric, ClaimResult, RenewalResult};
+use crate::model::claim::Claim;
+use crate::model::desk::{Change, Claimed, Completed, Desk, FilingError, Holding};
+use crate::model::failure::FailureSource;
+use crate::model::ids::{RepoName, Slug, TodoKey};
+use crate::model::kept::{Answer, Answered, Kept, Keyed, is_final};
+use crate::model::lane::LaneObstacle;
 use crate::model::problem::{Problem, ProblemCode};
-use crate::model::record::Stage;
-use crate::model::time::Timestamp;
-use crate::store::Write;
+use crate::model::time::{Awake, Moment};
+use crate::model::todo::{Asker, Circumstances, Complete, Stage};
+use crate::model::view::{LaneView, LeaseView, Mutation};
+use crate::store::{Chain, Write};
 
-/// A claim and whether the caller held it before.
-pub type Granted = Result<(Claim, bool), Problem>;
-
-/// Who asks.
-#[derive(Debug, Clone)]
-pub struct Asker {
-    /// The lane.
-    pub lane: Lane,
-    /// The process.
-    pub worker: Worker,
-}
+/// How often leases and pauses are looked after while there are any: expired work is offered again within this time.
+const TICK: Duration = Duration::from_millis(250);
 
 /// What the dispatcher hears.
 pub enum DispatcherMsg {
@@ -49,7 +48,7 @@ pub enum DispatcherMsg {
         /// Who asks.
         asker: Asker,
         /// Answer, after the grant is on disk.
-        reply: Reply<Granted>,
+        reply: Reply<Result<Claimed, Problem>>,
     },
     /// This very todo for this worker.
     Claim {
@@ -60,15 +59,71 @@ pub enum DispatcherMsg {
         /// Who asks.
         asker: Asker,
         /// Answer, after the grant is on disk.
-        reply: Reply<Granted>,
+        reply: Reply<Result<Claimed, Problem>>,
     },
-    /// A grant was written, or could not be.
-    Committed {
-        /// The grant.
+    /// A change of a claim, a lane or the todos.
+    Mutate {
+        /// What.
+        mutation: Mutation,
+        /// What the base of its repository says, when it is about one.
+        base: Option<Arc<Base>>,
+        /// Under which key the answer is kept, together with the change.
+        keyed: Option<Keyed>,
+        /// Answer, after the change is on disk.
+        reply: Reply<Answer>,
+    },
+    /// A holder says how it went.
+    Complete {
+        /// With which todo.
+        todo: TodoKey,
+        /// What it says.
+        complete: Complete,
+        /// How long judging it may take, in milliseconds.
+        judging_ms: i64,
+        /// Answer, after what it led to is on disk.
+        reply: Reply<Result<Completed, Problem>>,
+    },
+    /// What a holder says is done was judged, and passed.
+    Judged {
+        /// Which todo.
+        todo: TodoKey,
+        /// What it said.
+        complete: Complete,
+        /// What was found.
+        around: Circumstances,
+        /// Answer, after the end of the claim is on disk.
+        reply: Reply<Result<Completed, Problem>>,
+    },
+    /// Something failed under a claim.
+    Failed {
+        /// Under which.
         claim: Claim,
+        /// Where.
+        source: FailureSource,
+        /// Its words.
+        text: String,
+        /// Answered once it is on disk.
+        reply: Reply<()>,
+    },
+    /// The base contains the branch of a todo.
+    Integrated {
+        /// Which.
+        todo: TodoKey,
+    },
+    /// The batch of a flight was written, or could not be.
+    Written {
+        /// Which flight.
+        flight: u64,
         /// How the write went.
         result: Result<(), Problem>,
     },
+    /// The ledger was read again, or could not be.
+    Loaded {
+        /// What it has.
+        result: Result<Vec<Change>, Problem>,
+    },
+    /// Time to look after leases.
+    Tick,
     /// What it is doing.
     Describe {
         /// Answer.
@@ -76,16 +131,27 @@ pub enum DispatcherMsg {
     },
 }
 
-/// A grant on its way to the disk, and who waits for it.
-struct Pending {
-    claim: Claim,
-    waiting: Vec<Reply<Granted>>,
+/// Told when everything decided up to it is on disk, or why it is not.
+type Deliver = Box<dyn FnOnce(Result<(), Problem>) + Send>;
+
+/// Decisions on their way to the disk, and who waits for them.
+struct Flight {
+    number: u64,
+    changes: Vec<Change>,
+    waiting: Vec<Deliver>,
+    result: Option<Result<(), Problem>>,
 }
 
 /// The dispatcher's state.
 pub struct DispatcherState {
     context: Arc<Context>,
-    pending: HashMap<TodoKey, Pending>,
+    /// `None` after a write failed, until the ledger was read again.
+    desk: Option<Desk>,
+    chain: Chain,
+    flights: VecDeque<Flight>,
+    departed: u64,
+    ticking: bool,
+    loading: bool,
 }
 
 /// The actor.
@@ -110,15 +176,19 @@ impl Actor for Dispatcher {
         myself: ActorRef<Self::Msg>,
         context: Arc<Context>,
     ) -> Result<DispatcherState, ActorProcessingErr> {
-        let store = context.ledger.store()?;
-        for (todo, stage) in store.stages().await? {
-            context.board.put_stage(todo, stage);
-        }
-        for claim in store.claims().await? {
-            context.board.put_claim(claim);
-        }
-        context.dispatcher.point_at(Some(myself));
-        Ok(DispatcherState { context, pending: HashMap::new() })
+        let mut state = DispatcherState {
+            desk: None,
+            chain: Chain::default(),
+            flights: VecDeque::new(),
+            departed: 0,
+            ticking: false,
+            loading: false,
+            context,
+        };
+        state.take_in(state.context.ledger.store()?.decided().await?);
+        state.context.dispatcher.point_at(Some(myself));
+        state.tick_later();
+        Ok(state)
     }
 
     async fn handle(
@@ -132,142 +202,406 @@ impl Actor for Dispatcher {
         match message {
             DispatcherMsg::Next { repo, base, asker, reply } => state.on_next(&repo, &base, &asker, reply),
             DispatcherMsg::Claim { todo, base, asker, reply } => state.on_claim(&todo, &base, &asker, reply),
-            DispatcherMsg::Committed { claim, result } => state.on_committed(&claim, &result),
+            DispatcherMsg::Mutate { mutation, base, keyed, reply } => {
+                state.on_mutate(&mutation, base.as_ref(), keyed, reply)
+            }
+            DispatcherMsg::Complete { todo, complete, judging_ms, reply } => {
+                state.on_complete(&todo, &complete, judging_ms, reply)
+            }
+            DispatcherMsg::Judged { todo, complete, around, reply } => {
+                state.on_judged(&todo, &complete, &around, reply)
+            }
+            DispatcherMsg::Failed { claim, source, text, reply } => state.on_failed(&claim, source, &text, reply),
+            DispatcherMsg::Integrated { todo } => state.on_integrated(&todo),
+            DispatcherMsg::Written { flight, result } => state.on_written(flight, result),
+            DispatcherMsg::Loaded { result } => state.on_loaded(result),
+            DispatcherMsg::Tick => state.on_tick(),
             DispatcherMsg::Describe { reply } => state.on_describe(reply),
         }
+        state.tick_later();
         Ok(())
     }
 }
 
 impl DispatcherState {
-    fn on_next(&mut self, repo: &RepoName, base: &Base, asker: &Asker, reply: Reply<Granted>) {
-        let now = self.context.clock.now();
-        let seen = |slug: &Slug| self.state_of(&TodoKey { repo: repo.clone(), slug: slug.clone() });
-        match next::next(&base.catalog, &seen, &asker.lane, &asker.worker, now) {
-            Ok(slug) => self.grant(&TodoKey { repo: repo.clone(), slug }, asker, now, reply),
-            Err(reasons) => {
-                metric::claimed(ClaimResult::Empty);
-                let _ = reply.send(Err(no_work(repo, base, &asker.lane, &reasons)));
-            }
+    /// The desk, with everything ended that had to end by now; or why there is none.
+    fn desk(&mut self) -> Result<(&mut Desk, Moment), Problem> {
+        let now = self.context.clock.moment();
+        if self.desk.is_none() {
+            self.load_again();
+        }
+        let Some(desk) = self.desk.as_mut() else {
+            let detail = "a write to the ledger failed, and what it has is being read again; nothing was accepted";
+            return Err(Problem::new(ProblemCode::StoreUnavailable, detail).retry_after(1_000));
+        };
+        for _ in desk.sweep(&now) {
+            metric::lease_expired();
+        }
+        Ok((desk, now))
+    }
+
+    fn on_next(&mut self, repo: &RepoName, base: &Arc<Base>, asker: &Asker, reply: Reply<Result<Claimed, Problem>>) {
+        self.learn(repo, base);
+        match self.desk().map(|(desk, now)| desk.next(repo, asker, &now)) {
+            Ok(claimed) => self.on_claimed(claimed, reply),
+            Err(problem) => drop(reply.send(Err(problem))),
         }
     }
 
-    fn on_claim(&mut self, todo: &TodoKey, base: &Base, asker: &Asker, reply: Reply<Granted>) {
-        let now = self.context.clock.now();
-        let seen = |slug: &Slug| self.state_of(&TodoKey { repo: todo.repo.clone(), slug: slug.clone() });
-        match refusal(base, &seen, todo) {
-            Some(problem) => {
-                metric::claimed(ClaimResult::Invalid);
-                let _ = reply.send(Err(problem));
-            }
-            None => self.grant(todo, asker, now, reply),
+    fn on_claim(&mut self, todo: &TodoKey, base: &Arc<Base>, asker: &Asker, reply: Reply<Result<Claimed, Problem>>) {
+        self.learn(&todo.repo, base);
+        match self.desk().map(|(desk, now)| desk.claim(todo, asker, &now)) {
+            Ok(claimed) => self.on_claimed(claimed, reply),
+            Err(problem) => drop(reply.send(Err(problem))),
         }
     }
 
-    /// Decides and, where something is to be granted, writes.
-    fn grant(&mut self, todo: &TodoKey, asker: &Asker, now: Timestamp, reply: Reply<Granted>) {
-        let latest = self.state_of(todo).claim;
-        match decide(latest.as_ref(), todo, &asker.lane, &asker.worker, now, self.context.settings.lease_ms) {
-            ClaimOutcome::Repeat(claim) => match self.pending.get_mut(todo) {
-                Some(pending) => pending.waiting.push(reply),
-                None => {
-                    metric::claimed(ClaimResult::Granted);
-                    let _ = reply.send(Ok((claim, true)));
-                }
-            },
-            ClaimOutcome::Held(claim) => {
-                metric::claimed(ClaimResult::Conflict);
-                let _ = reply.send(Err(already_claimed(todo, &claim)));
-            }
-            ClaimOutcome::Grant(claim) => {
-                self.pending.insert(todo.clone(), Pending { claim: claim.clone(), waiting: vec![reply] });
-                self.write(claim);
-            }
-        }
-    }
-
-    fn write(&self, claim: Claim) {
-        let context = self.context.clone();
-        let first = context.board.of(&claim.todo).stage == Stage::Ready;
-        tokio::spawn(async move {
-            let mut batch = vec![Write::ClaimGranted(claim.clone())];
-            if first {
-                batch.push(Write::StageChanged { todo: claim.todo.clone(), stage: Stage::Build, at: claim.granted_at });
-            }
-            let result = context.ledger.commit(batch).await;
-            let _ = context.dispatcher.tell(DispatcherMsg::Committed { claim, result });
+    fn on_claimed(&mut self, claimed: Claimed, reply: Reply<Result<Claimed, Problem>>) {
+        metric::claimed(match &claimed {
+            Claimed::Granted { .. } => ClaimResult::Granted,
+            Claimed::Held(_) => ClaimResult::Conflict,
+            Claimed::Nothing => ClaimResult::Empty,
+            Claimed::Lane(LaneObstacle::Full { .. }) => ClaimResult::LaneFull,
+            Claimed::Lane(_) => ClaimResult::BreakerOpen,
+            Claimed::Waiting { .. } | Claimed::OwnWork | Claimed::Refused(_) => ClaimResult::Invalid,
+        });
+        self.settle(None, move |written| {
+            let _ = reply.send(written.map(|()| claimed));
         });
     }
 
-    fn on_committed(&mut self, claim: &Claim, result: &Result<(), Problem>) {
-        let current = self.pending.get(&claim.todo).is_some_and(|pending| pending.claim == *claim);
-        if result.is_ok() {
-            // Also without anybody waiting: an earlier incarnation's write is on disk all the same.
-            self.context.board.put_claim(claim.clone());
+    fn on_mutate(&mut self, mutation: &Mutation, base: Option<&Arc<Base>>, keyed: Option<Keyed>, reply: Reply<Answer>) {
+        if let (Some(base), Some(repo)) = (base, mutation.repo()) {
+            self.learn(repo, base);
         }
-        let Some(pending) = current.then(|| self.pending.remove(&claim.todo)).flatten() else { return };
-        for (index, reply) in pending.waiting.into_iter().enumerate() {
-            metric::claimed(if result.is_ok() { ClaimResult::Granted } else { ClaimResult::Conflict });
-            let _ = reply.send(result.clone().map(|()| (claim.clone(), index > 0)));
+        let context = self.context.clone();
+        let answer = named(self.desk().and_then(|(desk, now)| mutate(&context, desk, mutation, &now)));
+        // Of what may be different at the next try nothing is kept.
+        let keyed = keyed.filter(|_| is_final(&answer)).map(|keyed| (keyed, answer.clone()));
+        self.settle(keyed, move |written| {
+            let _ = reply.send(written.and(answer));
+        });
+    }
+
+    fn on_complete(
+        &mut self,
+        todo: &TodoKey,
+        complete: &Complete,
+        judging_ms: i64,
+        reply: Reply<Result<Completed, Problem>>,
+    ) {
+        let completed = self.desk().map(|(desk, now)| desk.complete(todo, complete, judging_ms, &now));
+        self.on_completed(completed, reply);
+    }
+
+    fn on_judged(
+        &mut self,
+        todo: &TodoKey,
+        complete: &Complete,
+        around: &Circumstances,
+        reply: Reply<Result<Completed, Problem>>,
+    ) {
+        let completed = self.desk().map(|(desk, now)| desk.judged(todo, complete, around, &now));
+        self.on_completed(completed, reply);
+    }
+
+    fn on_completed(&mut self, completed: Result<Completed, Problem>, reply: Reply<Result<Completed, Problem>>) {
+        if let Ok(Completed::Stale(_)) = completed {
+            metric::write_fenced(metric::FencedOp::Complete);
         }
+        self.settle(None, move |written| {
+            let _ = reply.send(written.and(completed));
+        });
+    }
+
+    fn on_failed(&mut self, claim: &Claim, source: FailureSource, text: &str, reply: Reply<()>) {
+        if let Ok((desk, now)) = self.desk() {
+            desk.failed(claim, source, text, &now);
+        }
+        self.settle(None, move |_| {
+            let _ = reply.send(());
+        });
+    }
+
+    fn on_integrated(&mut self, todo: &TodoKey) {
+        if let Ok((desk, now)) = self.desk() {
+            desk.integrated(todo, &now);
+        }
+        self.settle(None, |_| {});
+    }
+
+    fn on_tick(&mut self) {
+        self.ticking = false;
+        let _ = self.desk();
+        self.settle(None, |_| {});
+    }
+
+    /// Sends what was decided on its way to the disk; `deliver` is told when it and everything before it is there.
+    fn settle(&mut self, keyed: Option<(Keyed, Answer)>, deliver: impl FnOnce(Result<(), Problem>) + Send + 'static) {
+        let changes = self.desk.as_mut().map(Desk::take_changes).unwrap_or_default();
+        metric::observe(&changes);
+        if changes.is_empty() && keyed.is_none() {
+            match self.flights.back_mut() {
+                Some(flight) => flight.waiting.push(Box::new(deliver)),
+                None => deliver(Ok(())),
+            }
+            return;
+        }
+        let at = self.context.clock.now();
+        let decided = changes.iter().map(|change| Write::Decided { change: change.clone(), at });
+        let kept = keyed.map(|(keyed, answer)| Write::Kept {
+            key: keyed.key,
+            kept: Box::new(Kept { digest: keyed.digest, answer, at: self.context.clock.moment().awake }),
+        });
+        let written = self.context.ledger.enqueue(decided.chain(kept).collect(), &self.chain);
+        self.departed += 1;
+        let number = self.departed;
+        self.flights.push_back(Flight { number, changes, waiting: vec![Box::new(deliver)], result: None });
+        let context = self.context.clone();
+        tokio::spawn(async move {
+            let result = written.await;
+            let _ = context.dispatcher.tell(DispatcherMsg::Written { flight: number, result });
+        });
+    }
+
+    /// Flights land in the order they left.
+    fn on_written(&mut self, number: u64, result: Result<(), Problem>) {
+        if let Some(flight) = self.flights.iter_mut().find(|flight| flight.number == number) {
+            flight.result = Some(result);
+        }
+        while let Some(result) = self.flights.front_mut().and_then(|flight| flight.result.take()) {
+            let Some(flight) = self.flights.pop_front() else { break };
+            match &result {
+                Ok(()) => self.context.board.apply(flight.changes),
+                Err(_) => self.desk = None,
+            }
+            for deliver in flight.waiting {
+                deliver(result.clone());
+            }
+        }
+        if self.desk.is_none() {
+            self.load_again();
+        }
+    }
+
+    /// Reads the ledger again, once nothing of the broken chain is on its way any more.
+    fn load_again(&mut self) {
+        if self.loading || !self.flights.is_empty() {
+            return;
+        }
+        self.loading = true;
+        let context = self.context.clone();
+        tokio::spawn(async move {
+            let result = match context.ledger.store() {
+                Ok(store) => store.decided().await.map_err(|error| context.ledger.note(&error)),
+                Err(problem) => Err(problem),
+            };
+            let _ = context.dispatcher.tell(DispatcherMsg::Loaded { result });
+        });
+    }
+
+    fn on_loaded(&mut self, result: Result<Vec<Change>, Problem>) {
+        self.loading = false;
+        match result {
+            Ok(changes) => {
+                tracing::warn!("the dispatcher read the ledger again after a write had failed");
+                self.take_in(changes);
+            }
+            // The next question tries again.
+            Err(problem) => tracing::error!(%problem, "the dispatcher could not read the ledger"),
+        }
+    }
+
+    /// Begins with what the ledger has.
+    fn take_in(&mut self, changes: Vec<Change>) {
+        let mut desk = Desk::new(self.context.settings.rules.clone());
+        let mut awake = Awake::default();
+        for change in &changes {
+            match change {
+                Change::Awake(at) => awake = awake.max(*at),
+                Change::Todo { state, .. } => {
+                    awake = state.claim.as_ref().map_or(awake, |claim| awake.max(claim.alive));
+                }
+                _ => {}
+            }
+            desk.load(change.clone());
+        }
+        self.context.clock.at_least(awake);
+        self.context.board.apply(changes);
+        metric::claims_are(desk.claims());
+        self.desk = Some(desk);
+        self.chain = Chain::default();
+    }
+
+    /// While leases run or pauses end by themselves, they are looked after; else nothing wakes.
+    fn tick_later(&mut self) {
+        if self.ticking || !self.desk.as_ref().is_none_or(Desk::has_timers) {
+            return;
+        }
+        self.ticking = true;
+        let dispatcher = self.context.dispatcher.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(TICK).await;
+            let _ = dispatcher.tell(DispatcherMsg::Tick);
+        });
+    }
+
+    /// What a repository's base says. When it moved, todos that wait to be brought onto it may be there now.
+    fn learn(&mut self, repo: &RepoName, base: &Arc<Base>) {
+        let Some(desk) = self.desk.as_mut() else { return };
+        if desk.base_is(repo, &base.catalog) {
+            let waiting = desk.at_stage(repo, Stage::Integrate);
+            self.look_for_integrated(repo, base, waiting);
+        }
+    }
+
+    fn look_for_integrated(&self, repo: &RepoName, base: &Arc<Base>, slugs: Vec<Slug>) {
+        let (context, repo, oid) = (self.context.clone(), repo.clone(), base.oid.clone());
+        if slugs.is_empty() {
+            return;
+        }
+        let looked = tokio::task::spawn_blocking(move || {
+            let Some(git) = context.repos.get(&repo).and_then(|entry| entry.repo.git_if_open()) else { return };
+            for slug in slugs {
+                if git.branch_oid(&slug).is_some_and(|head| git.has_all_of(&oid, &head).unwrap_or(false)) {
+                    let todo = TodoKey { repo: repo.clone(), slug };
+                    let _ = context.dispatcher.tell(DispatcherMsg::Integrated { todo });
+                }
+            }
+        });
+        drop(looked);
     }
 
     fn on_describe(&self, reply: Reply<Value>) {
-        let _ = reply.send(json!({ "grants_being_written": self.pending.len() }));
-    }
-
-    /// What the board says, and above it what is being written.
-    fn state_of(&self, todo: &TodoKey) -> TodoState {
-        let mut state = self.context.board.of(todo);
-        if let Some(pending) = self.pending.get(todo) {
-            state.claim = Some(pending.claim.clone());
-        }
-        state
+        let view = json!({
+            "being_written": self.flights.len(),
+            "claims": self.desk.as_ref().map(Desk::claims),
+            "reading_the_ledger": self.desk.is_none(),
+        });
+        let _ = reply.send(view);
     }
 }
 
-/// Why this todo cannot be given to anybody, if so.
-pub fn refusal(base: &Base, seen: &impl Fn(&Slug) -> TodoState, todo: &TodoKey) -> Option<Problem> {
-    next::check(&base.catalog, &todo.slug, seen).err().map(|refusal| {
-        let problem = |code, detail: String| Problem::new(code, detail);
-        match refusal {
-            next::Refusal::Unknown => problem(
-                ProblemCode::UnknownSlug,
-                format!("{todo} is neither in {dir}/roadmap.yaml nor under {dir}/ on the base commit {oid}; add it there and commit", dir = base.config.todos_dir, oid = base.oid),
-            ),
-            next::Refusal::Invalid(fault) => problem(ProblemCode::TodoInvalid, format!("{todo}: {fault}"))
-                .with("file", fault.file)
-                .with("line", fault.line),
-            next::Refusal::DependenciesUnmet(slugs) => {
-                let names: Vec<String> = slugs.iter().map(ToString::to_string).collect();
-                problem(ProblemCode::DependenciesUnmet, format!("{todo} comes after {}, not done yet", names.join(", "))).with("unmet", names)
+fn ok(status: u16, body: impl Serialize) -> Answer {
+    let body = serde_json::to_value(body)
+        .map_err(|error| Problem::new(ProblemCode::Internal, format!("the answer could not be written: {error}")))?;
+    Ok(Answered { status, body })
+}
+
+fn mutate(context: &Context, desk: &mut Desk, mutation: &Mutation, now: &Moment) -> Answer {
+    let terms = &context.settings.rules.terms;
+    match mutation {
+        Mutation::Heartbeat { todo, body } => {
+            let extend_ms = body.extend_ms.map(|ms| i64::try_from(ms).unwrap_or(i64::MAX));
+            let beat = desk.heartbeat(todo, body.token, body.progress.as_deref(), extend_ms, now);
+            metric::lease_renewed(if beat.is_ok() { RenewalResult::Ok } else { RenewalResult::Fenced });
+            let claim = beat.map_err(|found| stale(todo, body.token, &found, now, "nothing was changed"))?;
+            ok(200, LeaseView::of(&claim, verbs(context, desk, &claim, now), now, terms))
+        }
+        Mutation::Hold { todo, body } => {
+            let for_ms = i64::try_from(body.for_ms).unwrap_or(i64::MAX);
+            match desk.hold(todo, body.token, for_ms, &body.why, now) {
+                Holding::Held(claim) => ok(200, LeaseView::of(&claim, verbs(context, desk, &claim, now), now, terms)),
+                Holding::TooLong(left_ms) => Err(hold_too_long(todo, body.for_ms, left_ms)),
+                Holding::Stale(found) => {
+                    metric::write_fenced(metric::FencedOp::Hold);
+                    Err(stale(todo, body.token, &found, now, "nothing was changed"))
+                }
             }
-            next::Refusal::Closed(stage) => problem(ProblemCode::NoWork, format!("{todo} is {}", stage.as_str()))
-                .with("reasons", json!([{ "slug": todo.slug, "why": stage.as_str() }])),
         }
-    })
+        Mutation::Release { todo, token } => match desk.release(todo, *token, now) {
+            Ok((ending, repeated)) => {
+                let guard = repeated.then_some("duplicate_release_guard");
+                ok(
+                    200,
+                    json!({ "repo": todo.repo, "slug": todo.slug, "token": token, "stage": ending.stage, "released_at": ending.at, "guard": guard }),
+                )
+            }
+            Err(found) => {
+                metric::write_fenced(metric::FencedOp::Release);
+                Err(stale(todo, *token, &found, now, "nothing was changed"))
+            }
+        },
+        Mutation::Redrive { todo } => {
+            let changed = desk.redrive(todo, now);
+            let state = desk.todo(todo);
+            ok(
+                200,
+                json!({ "repo": todo.repo, "slug": todo.slug, "stage": state.stage, "attempts": state.attempts, "guard": (!changed).then_some("nothing_to_redrive") }),
+            )
+        }
+        Mutation::File { repo, body } => match desk.file(repo, body.clone(), now.wall) {
+            Ok(new) => ok(
+                if new { 201 } else { 200 },
+                json!({ "repo": repo, "slug": body.slug, "lane": body.lane, "after": body.after, "priority": body.priority, "guard": (!new).then_some("duplicate_todo_guard") }),
+            ),
+            Err(error) => Err(filing_problem(&TodoKey { repo: repo.clone(), slug: body.slug.clone() }, error)),
+        },
+        Mutation::SetAfter { todo, after } => match desk.set_after(todo, after.clone()) {
+            Ok(_) => ok(200, json!({ "repo": todo.repo, "slug": todo.slug, "after": after })),
+            Err(error) => Err(filing_problem(todo, error)),
+        },
+        Mutation::Pause { lane, body } => {
+            if let Some(until) = body.until.filter(|until| *until <= now.wall) {
+                let detail = format!("until: {until} has passed; leave it out for a pause that a person ends");
+                return Err(Problem::new(ProblemCode::InvalidRequest, detail));
+            }
+            desk.pause(lane, &body.reason, body.until, now.wall);
+            lane_answer(context, desk, lane)
+        }
+        Mutation::Resume { lane } => {
+            desk.resume(lane, now.wall);
+            lane_answer(context, desk, lane)
+        }
+    }
 }
 
-/// The problem of a todo that another worker holds.
-#[must_use]
-pub fn already_claimed(todo: &TodoKey, claim: &Claim) -> Problem {
-    let detail = format!(
-        "{todo} is held by {}/{} until {}; ask without a slug for another todo",
-        claim.lane, claim.worker, claim.expires_at
-    );
-    Problem::new(ProblemCode::AlreadyClaimed, detail)
-        .with("lane", claim.lane.as_str())
-        .with("worker", claim.worker.as_str())
-        .with("expires_at", claim.expires_at.to_string())
+fn lane_answer(context: &Context, desk: &Desk, lane: &crate::model::ids::Lane) -> Answer {
+    let (state, wip) = desk.lane(lane);
+    ok(200, LaneView::of(&state, wip, context.settings.rules.wip.of(lane)))
 }
 
-fn no_work(repo: &RepoName, base: &Base, lane: &Lane, reasons: &[next::NotOffered]) -> Problem {
-    let detail = match base.catalog.fault() {
-        Some(fault) => format!("the roadmap of {repo} is broken: {fault}"),
-        None if reasons.is_empty() => {
-            format!("{repo} has no todo in {}/roadmap.yaml on its base branch", base.config.todos_dir)
+/// What a holder should know.
+fn verbs(context: &Context, desk: &Desk, claim: &Claim, now: &Moment) -> Vec<String> {
+    let terms = &context.settings.rules.terms;
+    let unwanted = desk.catalog(&claim.todo.repo).is_some_and(|catalog| catalog.get(&claim.todo.slug).is_none());
+    [
+        (unwanted, "cancel_requested"),
+        (desk.lane(&claim.lane).0.paused().is_some(), "lane_paused"),
+        (claim.wants_progress(now.awake, terms), "progress_needed"),
+        (context.refuse_when_draining().is_err(), "draining"),
+    ]
+    .into_iter()
+    .filter(|(is_so, _)| *is_so)
+    .map(|(_, verb)| verb.to_owned())
+    .collect()
+}
+
+fn filing_problem(todo: &TodoKey, error: FilingError) -> Problem {
+    match error {
+        FilingError::Taken => {
+            Problem::new(ProblemCode::TodoExists, format!("there is another todo {todo}; choose another slug"))
         }
-        None => format!("no todo of {repo} can go to lane {lane} now; reasons says why, per todo"),
-    };
-    Problem::new(ProblemCode::NoWork, detail).with("reasons", json!(reasons)).retry_after(5_000)
+        FilingError::Full => Problem::new(
+            ProblemCode::TooManyTodos,
+            format!("{} has as many filed todos as it may have; put further ones on its roadmap", todo.repo),
+        ),
+        FilingError::Unknown(slug) => {
+            Problem::new(ProblemCode::UnknownSlug, format!("there is no todo {}/{slug}", todo.repo))
+        }
+        FilingError::Cycle(path) => {
+            let names: Vec<&str> = path.iter().map(Slug::as_str).collect();
+            let detail = format!("{todo} would depend on itself: {}", names.join(" → "));
+            Problem::new(ProblemCode::DependencyCycle, detail).with("path", names)
+        }
+    }
+}
+
+/// What a complete leads to, for whoever has to answer it.
+pub fn counted(todo: &TodoKey, complete: &Complete, completed: Completed, now: &Moment) -> Result<Completed, Problem> {
+    match completed {
+        Completed::Stale(found) => Err(stale(todo, complete.token, &found, now, "the result is parked on the todo")),
+        Completed::Unfit(why) => Err(unfit(why)),
+        other => Ok(other),
+    }
 }

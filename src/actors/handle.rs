@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tokio::sync::watch;
 
-use super::answer::ms;
+use super::answer::{self, ms};
 use super::context::{Context, RepoEntry};
-use super::dispatcher::{Asker, DispatcherMsg, refusal};
+use super::dispatcher::{self, DispatcherMsg};
+use super::keys::{Seen, keep, named};
 use super::ledger::LedgerMsg;
 use super::log_stream::{self, LogStream};
 use super::mailbox::{Address, AskError};
@@ -17,13 +18,24 @@ use super::phases::dispatch::{GRANT_LIMIT, no_answer};
 use super::repo::Base;
 use super::repository::RepositoryMsg;
 use super::root::RootMsg;
-use super::runs::{RunHandle, RunView, StopCause};
+use super::run;
+use super::runs::{Purpose, RunHandle, RunView, StopCause};
 use super::slug::{SlugMsg, WorkCall, WorkReply, as_joined};
-use crate::model::ids::{OperationId, RepoName, Slug, TodoKey, Worker};
+use crate::model::desk::{Claimed, Completed};
+use crate::model::failure::FailureView;
+use crate::model::ids::{Lane, OperationId, Slug, TodoKey, Worker};
+use crate::model::kept::{Answer, Keyed};
+use crate::model::lane::{LaneObstacle, LaneState};
+use crate::model::next::{self, Why};
 use crate::model::operation::Operation;
 use crate::model::problem::{Problem, ProblemCode};
-use crate::model::view::{ActorView, ClaimHolder, Ready, TodoFilter, TodoView, Work};
-use crate::model::work_order::{WAIT_MS_DEFAULT, WAIT_MS_MAX, WorkOrder, WorkRequest};
+use crate::model::roadmap::{Catalog, CatalogTodo};
+use crate::model::time::Timestamp;
+use crate::model::todo::{Asker, Complete, Outcome, Stage};
+use crate::model::view::{
+    ActorView, ClaimHolder, GateView, HistoryEntry, LaneView, Mutation, Ready, TodoDetail, TodoFilter, TodoView, Work,
+};
+use crate::model::work_order::{Product, WAIT_MS_DEFAULT, WAIT_MS_MAX, WorkRequest};
 
 /// How long an actor may take to take a question in. Handlers never wait for work, so this passes only when the
 /// machine is in trouble.
@@ -32,6 +44,13 @@ const ASK_LIMIT: Duration = Duration::from_secs(10);
 const RESTART_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a cancel waits for the run's process tree to be gone: a kill grace and the kill rounds.
 const CANCEL_LIMIT: Duration = Duration::from_secs(30);
+
+/// Entries of a todo's history that are shown.
+const HISTORY_MAX: usize = 100;
+/// Parked results of a todo that are shown.
+const PARKED_MAX: usize = 20;
+/// Verdicts of a todo that are looked through for the newest of each gate.
+const VERDICTS_MAX: usize = 200;
 
 /// The way in; cheap to clone.
 #[derive(Clone)]
@@ -66,25 +85,147 @@ impl Handle {
             None => self.next(entry, &asker).await.map(|(slug, held)| (slug, Some(held)))?,
         };
         let todo = TodoKey { repo: entry.repo.name().clone(), slug };
-        let call = WorkCall { asker, refresh: request.refresh, granted, accepted, traceparent };
-        match self.ask_slug(entry, &todo, call).await? {
-            WorkReply::Ready(order) => Ok(Work::Done(*order)),
-            WorkReply::Running { run, joined } => wait_for(run, joined, accepted, Duration::from_millis(wait_ms)).await,
+        let purpose = Purpose::Work { refresh: request.refresh };
+        let call = WorkCall { asker, purpose, granted, accepted, traceparent };
+        self.served(entry, &todo, call, Duration::from_millis(wait_ms)).await
+    }
+
+    /// A holder says how it went. What is done is judged in a run; within `wait_ms` its result, else the operation.
+    pub async fn complete(
+        &self,
+        todo: &TodoKey,
+        complete: Complete,
+        wait_ms: u64,
+        traceparent: Option<String>,
+    ) -> Result<Work, Problem> {
+        let accepted = Instant::now();
+        self.context.refuse_when_draining()?;
+        let entry = self.context.repo(Some(&todo.repo))?;
+        if complete.outcome == Outcome::Done {
+            // So that the run's limit, and with it the lease, goes by what the base says now.
+            read_base(entry).await?;
+        }
+        let judging_ms = i64::try_from(run::time_limit(&entry.repo).as_millis()).unwrap_or(i64::MAX);
+        let asked = self.insist(|| async {
+            let (todo, complete) = (todo.clone(), complete.clone());
+            let message = |reply| DispatcherMsg::Complete { todo, complete, judging_ms, reply };
+            self.context.dispatcher.ask(GRANT_LIMIT, message).await
+        });
+        let completed = asked.await.map_err(no_answer)??;
+        match dispatcher::counted(todo, &complete, completed, &self.context.clock.moment())? {
+            Completed::Counted { ending, repeated } => {
+                let completion = answer::completion(todo, &ending, repeated, Vec::new());
+                Ok(Work::Done(Product::Completion(Box::new(completion))))
+            }
+            Completed::Judge(claim) => {
+                let purpose = Purpose::Complete(Box::new(complete));
+                let call = WorkCall { asker: claim.holder(), purpose, granted: Some(true), accepted, traceparent };
+                self.served(entry, todo, call, Duration::from_millis(wait_ms.min(WAIT_MS_MAX))).await
+            }
+            Completed::Stale(_) | Completed::Unfit(_) => {
+                Err(Problem::new(ProblemCode::Internal, "a refused complete was not told as refused"))
+            }
+        }
+    }
+
+    /// Changes a claim, a lane or the todos; the answer is kept together with the change when there is a key.
+    pub async fn mutate(&self, mutation: Mutation, keyed: Option<Keyed>) -> Answer {
+        self.context.refuse_when_draining()?;
+        let base = match mutation.repo() {
+            Some(repo) => Some(read_base(self.context.repo(Some(repo))?).await?),
+            None => None,
+        };
+        if let (Mutation::Redrive { todo } | Mutation::SetAfter { todo, .. }, Some(base)) = (&mutation, &base) {
+            self.known(base, todo)?;
+        }
+        let taken = match &keyed {
+            Some(keyed) => match self.context.keys.take(&self.context.ledger, keyed).await? {
+                Seen::Answered(answer) => return answer,
+                Seen::New(taken) => Some(taken),
+            },
+            None => None,
+        };
+        let asked = self.insist(|| async {
+            let (mutation, base, keyed) = (mutation.clone(), base.clone(), keyed.clone());
+            let message = |reply| DispatcherMsg::Mutate { mutation, base, keyed, reply };
+            self.context.dispatcher.ask(GRANT_LIMIT, message).await
+        });
+        let answer = asked.await.map_err(no_answer)?;
+        drop(taken);
+        answer
+    }
+
+    /// Answers a request under its key: with what was answered before, or with what `ask` comes to, which is kept.
+    pub async fn under<F>(&self, keyed: Option<Keyed>, ask: F) -> Answer
+    where
+        F: Future<Output = Answer> + Send,
+    {
+        let Some(keyed) = keyed else { return ask.await };
+        match self.context.keys.take(&self.context.ledger, &keyed).await? {
+            Seen::Answered(answer) => answer,
+            Seen::New(_taken) => {
+                let answer = named(ask.await);
+                keep(&self.context.ledger, keyed, &answer, self.context.clock.moment().awake).await?;
+                answer
+            }
         }
     }
 
     /// The dispatcher's choice for this worker, and whether the worker held it already.
     async fn next(&self, entry: &RepoEntry, asker: &Asker) -> Result<(Slug, bool), Problem> {
         let base = read_base(entry).await?;
-        let granted = self.insist(|| async {
+        let asked = self.insist(|| async {
             let (repo, base, asker) = (entry.repo.name().clone(), base.clone(), asker.clone());
             self.context.dispatcher.ask(GRANT_LIMIT, |reply| DispatcherMsg::Next { repo, base, asker, reply }).await
         });
-        let (claim, held) = granted.await.map_err(no_answer)??;
-        Ok((claim.todo.slug, held))
+        match asked.await.map_err(no_answer)?? {
+            Claimed::Granted { claim, repeated } => Ok((claim.todo.slug, repeated)),
+            Claimed::Lane(LaneObstacle::Full { limit, .. }) => {
+                Err(self.no_work(entry, &base, asker, Some(Why::WipLimit(limit))).await)
+            }
+            Claimed::Lane(LaneObstacle::Probing { width }) => {
+                Err(self.no_work(entry, &base, asker, Some(Why::Probing(width))).await)
+            }
+            Claimed::Lane(paused @ LaneObstacle::Paused(_)) => Err(answer::lane_obstacle(&asker.lane, &paused)),
+            _ => Err(self.no_work(entry, &base, asker, None).await),
+        }
     }
 
-    async fn ask_slug(&self, entry: &RepoEntry, todo: &TodoKey, call: WorkCall) -> Result<WorkReply, Problem> {
+    /// Why each todo of a repository is not offered to this worker. Costs what is known, so it is made aside.
+    async fn no_work(&self, entry: &RepoEntry, base: &Arc<Base>, asker: &Asker, lane: Option<Why>) -> Problem {
+        let (repo, board, now) = (entry.repo.name().clone(), self.context.board.clone(), self.context.clock.moment());
+        let (base, asker) = (base.clone(), asker.clone());
+        let made = tokio::task::spawn_blocking(move || {
+            let catalog = board.catalog(&repo, &base.catalog);
+            let reasons = next::reasons(&catalog, &board.in_repo(&repo), &asker, &now, lane.as_ref());
+            answer::no_work(&repo, &base, &asker.lane, reasons)
+        });
+        made.await
+            .unwrap_or_else(|error| Problem::new(ProblemCode::Internal, format!("no reasons could be given: {error}")))
+    }
+
+    /// A call for a todo, served by its actor.
+    async fn served(&self, entry: &RepoEntry, todo: &TodoKey, call: WorkCall, wait: Duration) -> Result<Work, Problem> {
+        let accepted = call.accepted;
+        loop {
+            match self.ask_slug(entry, todo, &call).await? {
+                WorkReply::Ready(order) => return Ok(Work::Done(Product::Order(order))),
+                WorkReply::Running { run, joined } => return wait_for(run, joined, accepted, wait).await,
+                WorkReply::Behind(run) => {
+                    let mut view = run.view.clone();
+                    let left = wait.saturating_sub(accepted.elapsed());
+                    if tokio::time::timeout(left, view.wait_for(RunView::is_over)).await.is_err() {
+                        let detail = format!("operation {} is on for {todo}; ask again when it has ended", run.id);
+                        return Err(Problem::new(ProblemCode::Busy, detail)
+                            .with("operation", run.id.as_str())
+                            .retry_after(1_000));
+                    }
+                }
+            }
+        }
+    }
+
+    async fn ask_slug(&self, entry: &RepoEntry, todo: &TodoKey, call: &WorkCall) -> Result<WorkReply, Problem> {
         let began = Instant::now();
         loop {
             let address = match self.context.slugs.get(todo).filter(Address::is_up) {
@@ -110,15 +251,21 @@ impl Handle {
         }
     }
 
+    /// The todos of a repository, those that were filed among them; a problem when this one is not.
+    fn known(&self, base: &Base, todo: &TodoKey) -> Result<Arc<Catalog>, Problem> {
+        let catalog = self.context.board.catalog(&todo.repo, &base.catalog);
+        if catalog.get(&todo.slug).is_some() {
+            return Ok(catalog);
+        }
+        let seen = self.context.board.in_repo(&todo.repo);
+        Err(answer::refusal(base, &catalog, &seen, todo)
+            .unwrap_or_else(|| Problem::new(ProblemCode::UnknownSlug, todo.to_string())))
+    }
+
     /// Brings a slug's actor up, if the base knows the todo: what is not known costs no actor.
     async fn activate(&self, entry: &RepoEntry, todo: &TodoKey) -> Result<Address<SlugMsg>, Problem> {
         let base = read_base(entry).await?;
-        if base.catalog.get(&todo.slug).is_none() {
-            let seen = self.context.board.in_repo(&todo.repo);
-            return Err(
-                refusal(&base, &seen, todo).unwrap_or_else(|| Problem::new(ProblemCode::UnknownSlug, todo.to_string()))
-            );
-        }
+        self.known(&base, todo)?;
         let asked = self.insist(|| async {
             let slug = todo.slug.clone();
             entry.address.ask(ASK_LIMIT, |reply| RepositoryMsg::Activate { slug, reply }).await
@@ -178,7 +325,7 @@ impl Handle {
         if live.is_none() {
             self.operation(id).await?;
         }
-        Ok(log_stream::follow(super::run::log_path(&self.context.settings.data_dir, id), live))
+        Ok(log_stream::follow(run::log_path(&self.context.settings.data_dir, id), live))
     }
 
     /// The todos of one or all repositories.
@@ -188,31 +335,86 @@ impl Handle {
         let mut views = Vec::new();
         for entry in entries {
             let base = read_base(entry).await?;
-            views.extend(base.catalog.iter().map(|todo| self.todo_view(entry, &base, todo)));
+            let catalog = self.context.board.catalog(entry.repo.name(), &base.catalog);
+            views.extend(catalog.iter().map(|todo| self.todo_view(entry, &base, todo)));
         }
         views.retain(|view| filter.stage.is_none_or(|stage| stage == view.stage));
         views.retain(|view| filter.lane.is_none() || view.lane.is_none() || filter.lane == view.lane);
         Ok(views)
     }
 
-    /// One todo.
-    pub async fn todo(&self, repo: &RepoName, slug: &Slug) -> Result<TodoView, Problem> {
-        let entry = self.context.repo(Some(repo))?;
+    /// One todo, with everything that is known of it.
+    pub async fn todo(&self, key: &TodoKey) -> Result<TodoDetail, Problem> {
+        let entry = self.context.repo(Some(&key.repo))?;
         let base = read_base(entry).await?;
-        match base.catalog.get(slug) {
-            Some(todo) => Ok(self.todo_view(entry, &base, todo)),
-            None => {
-                let key = TodoKey { repo: repo.clone(), slug: slug.clone() };
-                Err(refusal(&base, &self.context.board.in_repo(repo), &key)
-                    .unwrap_or_else(|| Problem::new(ProblemCode::UnknownSlug, key.to_string())))
+        let catalog = self.known(&base, key)?;
+        let todo = catalog.get(&key.slug).map(|todo| self.todo_view(entry, &base, todo));
+        let todo = todo.ok_or_else(|| Problem::new(ProblemCode::UnknownSlug, key.to_string()))?;
+        let state = self.context.board.of(key);
+        let store = self.context.ledger.store()?;
+        let note = |error| self.context.ledger.note(&error);
+        let verdicts = store.verdicts_of(key, VERDICTS_MAX).await.map_err(note)?;
+        let mut gates: Vec<GateView> = Vec::new();
+        for verdict in verdicts {
+            if !gates.iter().any(|gate| gate.gate == verdict.gate) {
+                gates.push(GateView {
+                    gate: verdict.gate,
+                    passed: verdict.passed,
+                    exit_code: verdict.exit_code,
+                    duration_ms: verdict.duration_ms,
+                    commit: verdict.commit.to_string(),
+                    log: format!("/operations/{}/log", verdict.operation),
+                    at: verdict.at,
+                });
             }
         }
+        let history = store.history(key, HISTORY_MAX).await.map_err(note)?;
+        Ok(TodoDetail {
+            todo,
+            instructions: self.context.board.filed(key).map(|filed| filed.todo.brief),
+            findings: state.findings.clone(),
+            gates,
+            endings: state.endings.clone(),
+            parked: store.parked(key, PARKED_MAX).await.map_err(note)?,
+            history: history
+                .into_iter()
+                .map(|event| HistoryEntry {
+                    seq: event.seq,
+                    at: event.at,
+                    kind: event.kind.as_str().to_owned(),
+                    data: event.data,
+                })
+                .collect(),
+        })
     }
 
-    fn todo_view(&self, entry: &RepoEntry, base: &Base, todo: &crate::model::roadmap::CatalogTodo) -> TodoView {
+    /// Every lane anybody has claimed in, paused or given a limit.
+    #[must_use]
+    pub fn lanes(&self) -> Vec<LaneView> {
+        let limits = &self.context.settings.rules.wip;
+        let mut lanes = self.context.board.lanes();
+        for lane in limits.by_lane.keys() {
+            if !lanes.iter().any(|known| known.lane == *lane) {
+                lanes.push(LaneState::new(lane.clone()));
+            }
+        }
+        lanes.sort_by(|a, b| a.lane.cmp(&b.lane));
+        let wip = self.context.board.wip();
+        let view =
+            |lane: &LaneState| LaneView::of(lane, wip.get(&lane.lane).copied().unwrap_or(0), limits.of(&lane.lane));
+        lanes.iter().map(view).collect()
+    }
+
+    /// Failures since a time, by lane, fingerprint and generation; the newest first.
+    pub async fn failures(&self, lane: Option<&Lane>, since: Timestamp) -> Result<Vec<FailureView>, Problem> {
+        let ledger = &self.context.ledger;
+        ledger.store()?.failures(lane, since).await.map_err(|error| ledger.note(&error))
+    }
+
+    fn todo_view(&self, entry: &RepoEntry, base: &Base, todo: &CatalogTodo) -> TodoView {
         let key = TodoKey { repo: entry.repo.name().clone(), slug: todo.slug.clone() };
         let state = self.context.board.of(&key);
-        let now = self.context.clock.now();
+        let now = self.context.clock.moment();
         let path = entry.repo.worktree_path(&todo.slug);
         TodoView {
             repo: key.repo,
@@ -227,14 +429,12 @@ impl Handle {
                 .get(&todo.slug)
                 .map(|brief| brief.files.iter().map(|file| file.path.clone()).collect())
                 .unwrap_or_default(),
-            claim: state.claim.filter(|claim| claim.is_live(now)).map(|claim| ClaimHolder {
-                lane: claim.lane,
-                worker: claim.worker,
-                token: claim.token,
-                expires_at: claim.expires_at,
-            }),
+            claim: state.live(now.awake).map(|claim| ClaimHolder::of(claim, &now)),
+            attempts: state.attempts,
+            not_before: state.not_before.filter(|until| now.awake < *until).map(|until| now.wall_of(until)),
+            blocked: state.blocked.clone().filter(|_| state.stage == Stage::Blocked),
             fault: todo.fault.clone(),
-            worktree: state.stage.ne(&crate::model::record::Stage::Ready).then(|| path.display().to_string()),
+            worktree: (state.stage != Stage::Ready).then(|| path.display().to_string()),
         }
     }
 
@@ -354,20 +554,22 @@ async fn wait_for(run: RunHandle, joined: bool, accepted: Instant, wait: Duratio
     drop(tokio::time::timeout(left, view.wait_for(|view| !matches!(view, RunView::Live(_)))).await);
     let seen = view.borrow().clone();
     match seen {
-        RunView::Ended(_, result) => (*result).clone().map(|order| Work::Done(as_seen_by(order, joined, accepted))),
+        RunView::Ended(_, result) => (*result).clone().map(|product| Work::Done(as_seen_by(product, joined, accepted))),
         RunView::Refused(problem) => Err(problem),
-        RunView::Live(operation) => Ok(Work::Running((*operation).clone())),
+        RunView::Live(operation) => Ok(Work::Running(Box::new((*operation).clone()))),
         RunView::Opening => Err(Problem::new(ProblemCode::Internal, "a run went back to opening")),
     }
 }
 
-/// The order of a run, as one of its callers sees it.
-fn as_seen_by(mut order: WorkOrder, joined: bool, accepted: Instant) -> WorkOrder {
-    if joined {
-        as_joined(&mut order);
+/// What a run made, as one of its callers sees it.
+fn as_seen_by(mut product: Product, joined: bool, accepted: Instant) -> Product {
+    if let Product::Order(order) = &mut product {
+        if joined {
+            as_joined(order);
+        }
+        order.total_ms = ms(accepted.elapsed());
     }
-    order.total_ms = ms(accepted.elapsed());
-    order
+    product
 }
 
 /// Fills in what an actor says of itself.

@@ -4,6 +4,7 @@
 //! dies of it and opens the store again in its next incarnation. Until then commits answer `store_unavailable`.
 //! Its death loses nothing: what was answered is on disk, what was not answered was not accepted.
 
+use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,7 +17,7 @@ use super::faults::Faults;
 use super::mailbox::{Address, Envelope, Reply};
 use crate::metrics::{actors::ActorKind, store as metric};
 use crate::model::problem::{Problem, ProblemCode};
-use crate::store::{Store, StoreError, Write};
+use crate::store::{Chain, Store, StoreError, Write};
 
 /// Messages that may wait: facts and questions about the store, never the writes themselves.
 const MAILBOX_LIMIT: usize = 256;
@@ -68,6 +69,27 @@ impl Ledger {
         metric::operation_finished(metric::StoreOp::Commit, result.is_ok(), begun.elapsed());
         self.faults.hit("ledger.committed");
         result.map(|_| ()).map_err(|error| self.note(&error))
+    }
+
+    /// Queues a batch of a chain, in the order of the calls; what comes back is ready when it is on disk.
+    pub fn enqueue(
+        &self,
+        batch: Vec<Write>,
+        chain: &Chain,
+    ) -> impl Future<Output = Result<(), Problem>> + Send + use<> {
+        self.faults.hit("ledger.commit");
+        let begun = Instant::now();
+        let queued = self.store.load_full().map(|store| store.enqueue(batch, chain));
+        let ledger = self.clone();
+        async move {
+            let result = match queued {
+                Some(written) => written.await,
+                None => Err(StoreError::Gone),
+            };
+            metric::operation_finished(metric::StoreOp::Commit, result.is_ok(), begun.elapsed());
+            ledger.faults.hit("ledger.committed");
+            result.map(|_| ()).map_err(|error| ledger.note(&error))
+        }
     }
 
     /// Turns a store error into a problem, and tells the actor when the store is gone.

@@ -4,7 +4,7 @@
 //! single-flight), `probe` (the cheap look), `run` and `phases` (carrying out), `dispatcher` (who gets what),
 //! `repository`, `root` and `ledger` (the tree), `mailbox` and `supervision` (what ractor leaves out), `context`,
 //! `repo`, `board` and `runs` (what outlives an actor), `exclusion` and `exec` (how commands run), `answer` and
-//! `timing` (what is told), `log_stream`, `inputs`, `clock`, `faults`.
+//! `timing` (what is told), `keys` (the same answer again), `log_stream`, `inputs`, `clock`, `faults`.
 
 pub mod answer;
 pub mod board;
@@ -16,6 +16,7 @@ pub mod exec;
 pub mod faults;
 pub mod handle;
 pub mod inputs;
+pub mod keys;
 pub mod ledger;
 pub mod log_stream;
 pub mod mailbox;

@@ -38,7 +38,7 @@ pub struct Base {
     /// Whether the prepare was recognised and not declared.
     pub prepare_recognised: bool,
     /// The todos.
-    pub catalog: Catalog,
+    pub catalog: Arc<Catalog>,
     /// The brief of every todo.
     pub briefs: std::collections::HashMap<Slug, BaseTodo>,
 }
@@ -161,7 +161,7 @@ fn read_base(git: &Repository, oid: Oid) -> Result<Base, Problem> {
     let roadmap_file = format!("{}/roadmap.yaml", config.todos_dir);
     let roadmap = roadmap::parse(&roadmap_file, todos.roadmap.as_deref().unwrap_or(""));
     let dirs: Vec<Slug> = todos.todos.iter().map(|todo| todo.slug.clone()).collect();
-    let catalog = Catalog::build(roadmap, &dirs, todos.faults);
+    let catalog = Arc::new(Catalog::build(roadmap, &dirs, todos.faults));
     let recognised = config.prepare.is_none();
     let prepare = match &config.prepare {
         Some(declared) => Some(declared.clone()),

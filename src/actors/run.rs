@@ -14,21 +14,27 @@ use tokio_util::sync::CancellationToken;
 
 use super::answer::{self, ms};
 use super::clock;
+use super::dispatcher::{self, DispatcherMsg};
 use super::exclusion::{self, Exclusion};
 use super::phases;
+use super::phases::dispatch::{GRANT_LIMIT, no_answer};
 use super::probe::{self, Look, Memory, Scan};
-use super::runs::{Entered, RunHandle, RunView, StopCause};
+use super::repo::Repo;
+use super::runs::{Entered, Purpose, RunHandle, RunView, StopCause};
 use super::slug::{SlugArgs, SlugMsg, WorkCall};
 use super::timing;
-use crate::git::Change;
+use crate::git::{Change, Repository};
 use crate::metrics::phases as metric;
 use crate::model::claim::Claim;
+use crate::model::desk::Completed;
+use crate::model::failure::FailureSource;
 use crate::model::operation::{Operation, OperationKind, OperationState};
 use crate::model::phase::{Decision, Outcome, Phase, PhaseReport, Reason};
 use crate::model::plan::{self, ClaimState, PhaseSet, Step, Wish};
 use crate::model::problem::{Problem, ProblemCode};
-use crate::model::repo_config::GateConfig;
-use crate::model::work_order::WorkOrder;
+use crate::model::repo_config::{GateConfig, ReviewMode};
+use crate::model::todo::{Circumstances, Complete, Stage, Stale};
+use crate::model::work_order::Product;
 use crate::store::Write;
 
 /// What a run gets beyond the limits of the commands it may start: time to wait for its worktree and for git.
@@ -105,16 +111,18 @@ pub enum Started {
 pub fn start(args: &SlugArgs, order: Order, memory: Box<Memory>) -> Started {
     let Order { call, wish } = order;
     let id = clock::operation_id();
-    let (handle, feed) =
-        RunHandle::new(id.clone(), args.todo.clone(), call.asker.lane.clone(), call.asker.worker.clone(), wish.refresh);
+    let (handle, feed) = RunHandle::new(id.clone(), args.todo.clone(), &call.asker, call.purpose.clone());
     let entered = match args.context.runs.enter(handle.clone()) {
         Ok(entered) => entered,
-        Err(on) => return Started::WasOn(on, memory),
+        Err(on) => return Started::WasOn(*on, memory),
     };
     let now = args.context.clock.now();
     let operation = Operation {
         id: id.clone(),
-        kind: OperationKind::Work,
+        kind: match call.purpose {
+            Purpose::Work { .. } => OperationKind::Work,
+            Purpose::Complete(_) => OperationKind::Complete,
+        },
         todo: args.todo.clone(),
         lane: call.asker.lane.clone(),
         worker: call.asker.worker.clone(),
@@ -124,7 +132,7 @@ pub fn start(args: &SlugArgs, order: Order, memory: Box<Memory>) -> Started {
         created_at: now,
         started_at: None,
         finished_at: None,
-        deadline_at: now.plus_ms(i64::try_from(time_limit(args).as_millis()).unwrap_or(i64::MAX)),
+        deadline_at: now.plus_ms(i64::try_from(time_limit(&args.repo).as_millis()).unwrap_or(i64::MAX)),
         poll_after_ms: Some(POLL_AFTER_MS),
         result: None,
         problem: None,
@@ -157,8 +165,8 @@ pub fn log_path(data_dir: &std::path::Path, id: &crate::model::ids::OperationId)
 }
 
 /// The sum of what its commands may take, as the base defines them now, and an allowance.
-fn time_limit(args: &SlugArgs) -> Duration {
-    let commands = args.repo.base_if_read().map_or(0, |base| {
+pub fn time_limit(args: &Repo) -> Duration {
+    let commands = args.base_if_read().map_or(0, |base| {
         let gates: u64 = base.config.gates.iter().map(|gate: &GateConfig| gate.timeout_ms).sum();
         base.prepare.as_ref().map_or(0, |prepare| prepare.timeout_ms) + gates
     });
@@ -195,7 +203,7 @@ impl Run {
     }
 
     fn stop_at_deadline(&self) -> tokio::task::JoinHandle<()> {
-        let (handle, limit) = (self.handle.clone(), time_limit(&self.args));
+        let (handle, limit) = (self.handle.clone(), time_limit(&self.args.repo));
         tokio::spawn(async move {
             tokio::time::sleep(limit).await;
             handle.stop(StopCause::Deadline);
@@ -209,7 +217,7 @@ impl Run {
         Ok(())
     }
 
-    async fn work(&mut self) -> Result<WorkOrder, Problem> {
+    async fn work(&mut self) -> Result<Product, Problem> {
         let waiting = Instant::now();
         let stop = self.stopped().clone();
         let exclusion = exclusion::acquire(&self.args.repo, &self.args.todo.slug, EXCLUSION_LIMIT, &stop).await?;
@@ -223,6 +231,9 @@ impl Run {
         loop {
             self.refuse_when_stopped()?;
             let found = self.look().await?;
+            if self.has_lost_its_claim() {
+                return self.end_without_claim(&found).await;
+            }
             let plan = plan::plan(&found.probe, self.wish);
             match plan.next(ran) {
                 Step::Run(phase, reason) => {
@@ -238,6 +249,116 @@ impl Run {
         }
     }
 
+    /// What the worker said it has done, when that is what the run is for.
+    fn complete(&self) -> Option<&Complete> {
+        match &self.call.purpose {
+            Purpose::Complete(complete) => Some(complete),
+            Purpose::Work { .. } => None,
+        }
+    }
+
+    /// Whether the claim the run is for is over.
+    fn has_lost_its_claim(&self) -> bool {
+        let token = self.complete().map(|complete| complete.token).or(self.claim.as_ref().map(|claim| claim.token));
+        let now = self.args.context.clock.moment().awake;
+        let live = self.args.context.board.of(&self.args.todo).live(now).map(|claim| claim.token);
+        token.is_some() && token != live
+    }
+
+    /// Nothing more is done for a claim that is over. What was said under it is parked; a complete that was counted
+    /// before is answered as it was.
+    async fn end_without_claim(&mut self, found: &Look) -> Result<Product, Problem> {
+        if self.complete().is_some() {
+            return self.conclude(found, false).await;
+        }
+        let token = self.claim.as_ref().map_or(0, |claim| claim.token);
+        let now = self.args.context.clock.moment();
+        let state = self.args.context.board.of(&self.args.todo);
+        let over = state.owned(token, now.awake).err().unwrap_or(Stale { holder: None, ended: None });
+        Err(answer::stale(&self.args.todo, token, &over, &now, "the run was ended"))
+    }
+
+    /// What was judged counts from here on: the end of the claim and the todo's next stage go to the ledger.
+    async fn conclude(&mut self, found: &Look, on_base: bool) -> Result<Product, Problem> {
+        let Some(complete) = self.complete().cloned() else {
+            return Err(Problem::new(ProblemCode::Internal, "a run without a complete was concluded"));
+        };
+        let around = Circumstances {
+            review_required: found.base.config.review == ReviewMode::Required,
+            on_base,
+            operation: Some(self.handle.id.clone()),
+            no_fault: false,
+        };
+        let (todo, said) = (self.args.todo.clone(), complete.clone());
+        let context = &self.args.context;
+        let asked =
+            context.dispatcher.ask(GRANT_LIMIT, |reply| DispatcherMsg::Judged { todo, complete: said, around, reply });
+        let completed = asked.await.map_err(no_answer)??;
+        match dispatcher::counted(&self.args.todo, &complete, completed, &context.clock.moment())? {
+            Completed::Counted { ending, repeated } => {
+                let completion = answer::completion(&self.args.todo, &ending, repeated, self.reports.clone());
+                Ok(Product::Completion(Box::new(completion)))
+            }
+            _ => Err(Problem::new(ProblemCode::Internal, "what was judged was neither counted nor refused")),
+        }
+    }
+
+    /// Only what is committed can be done, and a todo that is brought onto the base has to be there.
+    async fn is_whole(&mut self, found: &Look) -> Result<bool, Problem> {
+        let changes = self.local_changes().await?;
+        if !changes.is_empty() {
+            let files: Vec<String> = changes.into_iter().map(|change| change.path).collect();
+            let detail = format!(
+                "{} has changes that are not committed: {}; commit them, ignore them or take them away, then complete again",
+                self.args.todo,
+                files.iter().take(10).cloned().collect::<Vec<_>>().join(", ")
+            );
+            return Err(Problem::new(ProblemCode::LocalChanges, detail).with("files", files));
+        }
+        let git = self.git()?;
+        let (base, head) = (found.base.oid.clone(), found.head.clone().unwrap_or_else(|| found.base.oid.clone()));
+        let (of_base, of_head) = (base.clone(), head.clone());
+        let looked = tokio::task::spawn_blocking(move || git.has_all_of(&of_base, &of_head)).await;
+        let fault = |error: &dyn std::fmt::Display| {
+            Problem::new(ProblemCode::Internal, format!("comparing {head} with the base failed: {error}"))
+        };
+        let on_base = looked.map_err(|error| fault(&error))?.map_err(|error| fault(&error))?;
+        let integrating = self.args.context.board.of(&self.args.todo).stage == Stage::Integrate;
+        if integrating && !on_base {
+            let detail = format!(
+                "{} is at integrate, and base commit {base} does not contain {head}; bring the branch onto the base, then complete again",
+                self.args.todo
+            );
+            return Err(Problem::new(ProblemCode::NotIntegrated, detail)
+                .with("head", head.as_str())
+                .with("base_oid", base.as_str()));
+        }
+        Ok(on_base)
+    }
+
+    fn git(&self) -> Result<Arc<Repository>, Problem> {
+        self.args.repo.git_if_open().ok_or_else(|| Problem::new(ProblemCode::Internal, "the repository is not open"))
+    }
+
+    /// The failure of a command goes to the failure ledger, where it may pause the lane. A gate that fails while its
+    /// worker is still at work is no failure of anybody's; one that fails on what was said to be done is.
+    async fn note_failure(&self, phase: Phase, fault: &PhaseFault) {
+        let source = match (phase, self.complete()) {
+            (Phase::Prepare, _) => FailureSource::Prepare,
+            (Phase::Gates, Some(_)) => FailureSource::Gate,
+            _ => return,
+        };
+        let (Some(claim), Outcome::Failure | Outcome::Timeout) = (self.claim.clone(), fault.outcome) else { return };
+        let problem = &fault.problem;
+        let part = |name: &str| problem.extra.get(name).and_then(serde_json::Value::as_str).unwrap_or_default();
+        let text = format!("{} {}\n{}", part("gate"), problem.code.as_str(), part("tail"));
+        let asked =
+            self.args.context.dispatcher.ask(GRANT_LIMIT, |reply| DispatcherMsg::Failed { claim, source, text, reply });
+        if let Err(error) = asked.await {
+            tracing::warn!(todo = %self.args.todo, ?error, "a failure could not be noted");
+        }
+    }
+
     async fn look(&mut self) -> Result<Look, Problem> {
         let memory = std::mem::take(&mut self.memory);
         let SlugArgs { context, repo, todo, .. } = &self.args;
@@ -250,10 +371,10 @@ impl Run {
     }
 
     fn claim_state(&mut self) -> ClaimState {
-        let now = self.args.context.clock.now();
-        match self.args.context.board.of(&self.args.todo).claim.filter(|claim| claim.is_live(now)) {
+        let now = self.args.context.clock.moment().awake;
+        match self.args.context.board.of(&self.args.todo).live(now) {
             Some(claim) if claim.is_held_by(&self.call.asker.lane, &self.call.asker.worker) => {
-                self.claim = Some(claim);
+                self.claim.get_or_insert_with(|| claim.clone());
                 ClaimState::Mine
             }
             Some(_) => ClaimState::Others,
@@ -284,6 +405,9 @@ impl Run {
                     None => fault.outcome,
                 };
                 timing::phase_carried_out(phase, outcome, took);
+                if self.handle.stop_cause().is_none() {
+                    self.note_failure(phase, &fault).await;
+                }
                 let reason = if phase == Phase::Gates {
                     Reason::Failed
                 } else {
@@ -312,8 +436,12 @@ impl Run {
         self.publish();
     }
 
-    /// Every phase is as it should be: the rest of the reports and the WorkOrder.
-    async fn settle(&mut self, found: &Look, plan: &plan::Plan, ran: PhaseSet) -> Result<WorkOrder, Problem> {
+    /// Every phase is as it should be: the rest of the reports, and the WorkOrder or the end of the claim.
+    async fn settle(&mut self, found: &Look, plan: &plan::Plan, ran: PhaseSet) -> Result<Product, Problem> {
+        let on_base = match self.complete() {
+            Some(_) => Some(self.is_whole(found).await?),
+            None => None,
+        };
         if ran.contains(Phase::Prepare) || ran.contains(Phase::Gates) || self.memory.scan.is_none() {
             self.scan(ran).await;
         }
@@ -323,19 +451,18 @@ impl Run {
                 self.report(decided.phase, decided.decision, decided.reason, found.took[decided.phase as usize]);
             }
         }
+        if let Some(on_base) = on_base {
+            return self.conclude(found, on_base).await;
+        }
         let claim =
             self.claim.clone().ok_or_else(|| Problem::new(ProblemCode::Internal, "a settled run without a claim"))?;
-        let stage = self.args.context.board.of(&self.args.todo).stage;
-        let mut order = answer::order(&self.args.todo, &self.args.repo, found, &self.memory, stage, &claim);
-        order.claim = crate::model::work_order::ClaimView::of(
-            &claim,
-            !ran.contains(Phase::Dispatch) && self.call.granted.unwrap_or(true),
-        );
+        let repeated = !ran.contains(Phase::Dispatch) && self.call.granted.unwrap_or(true);
+        let mut order = answer::order(&self.args, found, &self.memory, &claim, repeated);
         order.operation = Some(self.handle.id.clone());
         order.phases = self.reports.clone();
         order.queued_ms = ms(self.started.saturating_duration_since(self.call.accepted) + self.lock_wait);
         order.total_ms = ms(self.call.accepted.elapsed());
-        Ok(order)
+        Ok(Product::Order(Box::new(order)))
     }
 
     /// What was just checked out by us is clean; after commands of the repository only a look can tell.
@@ -352,11 +479,7 @@ impl Run {
 
     /// The paths with local changes, gone through now.
     pub async fn local_changes(&self) -> Result<Vec<Change>, Problem> {
-        let git = self
-            .args
-            .repo
-            .git_if_open()
-            .ok_or_else(|| Problem::new(ProblemCode::Internal, "the repository is not open"))?;
+        let git = self.git()?;
         let path = self.args.repo.worktree_path(&self.args.todo.slug);
         let mark = self.memory.record().todo;
         tokio::task::spawn_blocking(move || probe::local_changes(&git, &path, mark.as_ref())).await.map_err(
@@ -390,7 +513,7 @@ impl Run {
     }
 
     /// The end goes to the ledger; what comes back is for everybody who waits.
-    async fn finish(&mut self, result: Result<WorkOrder, Problem>) -> RunView {
+    async fn finish(&mut self, result: Result<Product, Problem>) -> RunView {
         // The worktree is free before anybody is told that it is theirs.
         self.exclusion = None;
         let now = self.args.context.clock.now();
@@ -435,13 +558,17 @@ impl Run {
             .with("log", format!("/operations/{}/log", self.handle.id));
         match &self.claim {
             Some(claim) => problem
-                .with(
-                    "claim",
-                    serde_json::json!({ "token": claim.token, "worker": claim.worker, "expires_at": claim.expires_at }),
-                )
+                .with("claim", self.claim_shown(claim))
                 .with("worktree", self.args.repo.worktree_path(&self.args.todo.slug).display().to_string()),
             None => problem,
         }
+    }
+}
+
+impl Run {
+    fn claim_shown(&self, claim: &Claim) -> serde_json::Value {
+        let until = claim.expires_at(&self.args.context.clock.moment());
+        serde_json::json!({ "token": claim.token, "worker": claim.worker, "expires_at": until })
     }
 }
 
@@ -479,7 +606,7 @@ async fn finish_for_the_dead(
 
 fn close(
     operation: &mut Operation,
-    result: &Result<WorkOrder, Problem>,
+    result: &Result<Product, Problem>,
     cause: Option<StopCause>,
     now: crate::model::time::Timestamp,
 ) {
@@ -498,7 +625,7 @@ fn close(
     }
 }
 
-fn outcome(operation: &Operation, result: &Result<WorkOrder, Problem>) -> Outcome {
+fn outcome(operation: &Operation, result: &Result<Product, Problem>) -> Outcome {
     match (operation.state, result) {
         (OperationState::Succeeded, _) => Outcome::Success,
         (OperationState::Cancelled | OperationState::Interrupted, _) => Outcome::Cancellation,

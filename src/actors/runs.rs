@@ -10,7 +10,8 @@ use tokio_util::sync::CancellationToken;
 use crate::model::ids::{Lane, OperationId, TodoKey, Worker};
 use crate::model::operation::Operation;
 use crate::model::problem::Problem;
-use crate::model::work_order::WorkOrder;
+use crate::model::todo::{Asker, Complete};
+use crate::model::work_order::Product;
 
 /// What everybody who waits for a run sees of it.
 #[derive(Debug, Clone)]
@@ -22,7 +23,7 @@ pub enum RunView {
     /// Accepted: the operation as it is now.
     Live(Arc<Operation>),
     /// Over: the operation as the ledger has it, and the answer.
-    Ended(Arc<Operation>, Arc<Result<WorkOrder, Problem>>),
+    Ended(Arc<Operation>, Arc<Result<Product, Problem>>),
 }
 
 impl RunView {
@@ -44,6 +45,18 @@ pub enum StopCause {
     Shutdown,
 }
 
+/// What a run is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Purpose {
+    /// A worktree made ready for its worker.
+    Work {
+        /// Whether it is prepared in any case.
+        refresh: bool,
+    },
+    /// Finished work judged, and counted.
+    Complete(Box<Complete>),
+}
+
 /// One run that is on.
 #[derive(Clone)]
 pub struct RunHandle {
@@ -55,8 +68,8 @@ pub struct RunHandle {
     pub lane: Lane,
     /// Who asked.
     pub worker: Worker,
-    /// Whether it prepares in any case.
-    pub refresh: bool,
+    /// What it is for.
+    pub purpose: Purpose,
     /// What can be seen of it.
     pub view: watch::Receiver<RunView>,
     stop: CancellationToken,
@@ -66,16 +79,11 @@ pub struct RunHandle {
 impl RunHandle {
     /// A handle and the sender that feeds it.
     #[must_use]
-    pub fn new(
-        id: OperationId,
-        todo: TodoKey,
-        lane: Lane,
-        worker: Worker,
-        refresh: bool,
-    ) -> (Self, watch::Sender<RunView>) {
+    pub fn new(id: OperationId, todo: TodoKey, asker: &Asker, purpose: Purpose) -> (Self, watch::Sender<RunView>) {
         let (feed, view) = watch::channel(RunView::Opening);
+        let Asker { lane, worker } = asker.clone();
         let handle =
-            Self { id, todo, lane, worker, refresh, view, stop: CancellationToken::new(), cause: Arc::default() };
+            Self { id, todo, lane, worker, purpose, view, stop: CancellationToken::new(), cause: Arc::default() };
         (handle, feed)
     }
 
@@ -108,10 +116,10 @@ impl Runs {
     }
 
     /// Enters a run, unless one is on for the todo: then that one comes back.
-    pub fn enter(&self, handle: RunHandle) -> Result<Entered, RunHandle> {
+    pub fn enter(&self, handle: RunHandle) -> Result<Entered, Box<RunHandle>> {
         let mut map = self.map();
         if let Some(on) = map.get(&handle.todo) {
-            return Err(on.clone());
+            return Err(Box::new(on.clone()));
         }
         let entered = Entered { runs: self.clone(), todo: handle.todo.clone() };
         map.insert(handle.todo.clone(), handle);

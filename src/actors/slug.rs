@@ -16,19 +16,19 @@ use std::time::{Duration, Instant};
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
 use serde_json::{Value, json};
 
-use super::answer::{self, Settled};
+use super::answer::{self, Settled, already_claimed};
 use super::context::Context;
-use super::dispatcher::{Asker, already_claimed, refusal};
 use super::mailbox::{Address, Envelope, Reply};
 use super::probe::{self, Look, Memory, Scan};
 use super::repo::Repo;
 use super::run::{self, Order, Started};
-use super::runs::RunHandle;
+use super::runs::{Purpose, RunHandle};
 use crate::metrics::phases::{self as metric, FlightRole};
 use crate::model::ids::TodoKey;
 use crate::model::phase::{Decision, Phase};
 use crate::model::plan::{self, ClaimState, PhaseSet, Step, Wish};
 use crate::model::problem::{Problem, ProblemCode};
+use crate::model::todo::Asker;
 use crate::model::work_order::WorkOrder;
 
 /// Calls one slug may have waiting. More callers than this for a single worktree is a mistake of theirs: 429.
@@ -39,8 +39,8 @@ pub const MAILBOX_LIMIT: usize = 1_024;
 pub struct WorkCall {
     /// Who asks.
     pub asker: Asker,
-    /// Whether to prepare in any case.
-    pub refresh: bool,
+    /// What for.
+    pub purpose: Purpose,
     /// Whether the dispatcher found the caller's own live claim, or the actor has to look itself.
     pub granted: Option<bool>,
     /// When the call was accepted.
@@ -60,6 +60,8 @@ pub enum WorkReply {
         /// Whether somebody else's call started it.
         joined: bool,
     },
+    /// A run is on that is not what was asked for: wait for its end and ask again.
+    Behind(RunHandle),
 }
 
 /// What a slug actor hears.
@@ -192,14 +194,11 @@ impl SlugState {
     fn on_work(&mut self, waiting: Waiting) {
         self.last_asked = Instant::now();
         self.notice_ended_run();
-        match &self.activity {
-            Activity::Running(run) => match join(run, &waiting.call, &self.args) {
-                Join::Yes => answer_running(waiting, run.clone(), true),
-                Join::No(problem) => drop(waiting.reply.send(Err(problem))),
-                Join::Later => self.wait(waiting),
-            },
-            Activity::Looking => self.wait(waiting),
-            Activity::Idle => self.look(vec![waiting]),
+        match (&self.activity, &waiting.call.purpose) {
+            (Activity::Running(run), _) => answer_behind(waiting, run, &self.args),
+            (Activity::Looking, _) => self.wait(waiting),
+            (Activity::Idle, Purpose::Work { .. }) => self.look(vec![waiting]),
+            (Activity::Idle, Purpose::Complete(_)) => self.start_run(vec![waiting], Wish::default()),
         }
     }
 
@@ -263,25 +262,26 @@ impl SlugState {
     /// Plans for the first caller that may have the todo; everybody else of the same worker gets the same, other
     /// workers are told who was first.
     fn decide(&mut self, mut found: Look, calls: Vec<Waiting>) {
-        let state = self.args.context.board.of(&self.args.todo);
-        let live = state.claim.filter(|claim| claim.is_live(self.args.context.clock.now()));
+        let (board, now) = (&self.args.context.board, self.args.context.clock.moment());
+        let live = board.of(&self.args.todo).live(now.awake).cloned();
         let first = match (&live, calls.first()) {
-            (Some(claim), _) => Asker { lane: claim.lane.clone(), worker: claim.worker.clone() },
+            (Some(claim), _) => claim.holder(),
             (None, Some(first)) => first.call.asker.clone(),
             (None, None) => return,
         };
         let (mine, others): (Vec<Waiting>, Vec<Waiting>) =
-            calls.into_iter().partition(|waiting| same(&waiting.call.asker, &first));
-        let others_problem = live.as_ref().map(|claim| already_claimed(&self.args.todo, claim));
+            calls.into_iter().partition(|waiting| waiting.call.asker == first);
+        let others_problem = live.as_ref().map(|claim| already_claimed(&self.args.todo, claim, &now));
         refuse_all(others, &others_problem.unwrap_or_else(|| being_claimed(&self.args.todo, &first)));
         if live.is_none() {
-            let seen = self.args.context.board.in_repo(&self.args.todo.repo);
-            if let Some(problem) = refusal(&found.base, &seen, &self.args.todo) {
+            let repo = &self.args.todo.repo;
+            let (seen, catalog) = (board.in_repo(repo), board.catalog(repo, &found.base.catalog));
+            if let Some(problem) = answer::refusal(&found.base, &catalog, &seen, &self.args.todo) {
                 return refuse_all(mine, &problem);
             }
         }
         found.probe.claim = if live.is_some() { ClaimState::Mine } else { ClaimState::Free };
-        let wish = Wish { refresh: mine.iter().any(|waiting| waiting.call.refresh), ..Wish::default() };
+        let wish = Wish { refresh: mine.iter().any(|waiting| waiting.call.wants_refresh()), ..Wish::default() };
         let plan = plan::plan(&found.probe, wish);
         match (plan.next(PhaseSet::default()), live) {
             (Step::Done, Some(claim)) => {
@@ -300,15 +300,7 @@ impl SlugState {
     fn answer_settled(&mut self, calls: Vec<Waiting>, settled: &Settled<'_>) {
         let memory = self.memory.get_or_insert_default();
         for waiting in calls {
-            let order = answer::settled(
-                &self.args.todo,
-                &self.args.repo,
-                settled,
-                memory,
-                self.args.context.board.of(&self.args.todo).stage,
-                &waiting.call,
-                waiting.waited,
-            );
+            let order = answer::settled(&self.args, settled, memory, &waiting.call, waiting.waited);
             let _ = waiting.reply.send(Ok(WorkReply::Ready(Box::new(order.clone()))));
             super::timing::call_finished(&self.args.todo, order);
         }
@@ -344,17 +336,21 @@ impl SlugState {
     }
 
     fn serve_waiting(&mut self) {
-        if matches!(self.activity, Activity::Idle) && !self.waiting.is_empty() {
-            let calls = self.waiting.drain(..).collect();
-            self.look(calls);
-        } else if let Activity::Running(run) = &self.activity {
-            // Those who came while the look was under way and may join the run it led to.
+        if matches!(self.activity, Activity::Idle) {
+            // Finished work is judged before anybody is given the todo again.
+            let is_complete = |waiting: &Waiting| matches!(waiting.call.purpose, Purpose::Complete(_));
+            if let Some(at) = self.waiting.iter().position(is_complete) {
+                let first = self.waiting.remove(at);
+                self.start_run(first.into_iter().collect(), Wish::default());
+            } else if !self.waiting.is_empty() {
+                let calls = self.waiting.drain(..).collect();
+                self.look(calls);
+            }
+        }
+        if let Activity::Running(run) = &self.activity {
+            // Those who came while the look was under way.
             for waiting in std::mem::take(&mut self.waiting) {
-                match join(run, &waiting.call, &self.args) {
-                    Join::Yes => answer_running(waiting, run.clone(), true),
-                    Join::No(problem) => drop(waiting.reply.send(Err(problem))),
-                    Join::Later => self.waiting.push_back(waiting),
-                }
+                answer_behind(waiting, run, &self.args);
             }
         }
     }
@@ -417,27 +413,32 @@ impl SlugState {
     }
 }
 
-enum Join {
-    Yes,
-    No(Problem),
-    Later,
-}
-
-/// Whether a call can wait for a run that is on.
-fn join(run: &RunHandle, call: &WorkCall, args: &SlugArgs) -> Join {
-    let asker = Asker { lane: run.lane.clone(), worker: run.worker.clone() };
-    if !same(&call.asker, &asker) {
-        let claim = args.context.board.of(&args.todo).claim.filter(|claim| claim.is_live(args.context.clock.now()));
-        let problem =
-            claim.map_or_else(|| being_claimed(&args.todo, &asker), |claim| already_claimed(&args.todo, &claim));
-        return Join::No(problem);
+impl WorkCall {
+    fn wants_refresh(&self) -> bool {
+        matches!(self.purpose, Purpose::Work { refresh: true })
     }
-    // A run that does not prepare in any case is not what this caller asked for: it gets the next one.
-    if call.refresh && !run.refresh { Join::Later } else { Join::Yes }
 }
 
-fn same(a: &Asker, b: &Asker) -> bool {
-    a.lane == b.lane && a.worker == b.worker
+/// Answers a call that comes while a run is on: it joins, has to wait for its turn, or is told who is served.
+fn answer_behind(waiting: Waiting, run: &RunHandle, args: &SlugArgs) {
+    let asker = Asker { lane: run.lane.clone(), worker: run.worker.clone() };
+    let joins = match (&waiting.call.purpose, &run.purpose) {
+        (Purpose::Complete(said), Purpose::Complete(judged)) => said.token == judged.token,
+        (Purpose::Work { refresh }, Purpose::Work { refresh: does }) => *does || !refresh,
+        _ => false,
+    };
+    if matches!(waiting.call.purpose, Purpose::Work { .. }) && waiting.call.asker != asker {
+        let now = args.context.clock.moment();
+        let state = args.context.board.of(&args.todo);
+        let problem = state
+            .live(now.awake)
+            .map_or_else(|| being_claimed(&args.todo, &asker), |claim| already_claimed(&args.todo, claim, &now));
+        let _ = waiting.reply.send(Err(problem));
+    } else if joins {
+        answer_running(waiting, run.clone(), true);
+    } else {
+        let _ = waiting.reply.send(Ok(WorkReply::Behind(run.clone())));
+    }
 }
 
 /// The problem of a todo another worker is just being given.

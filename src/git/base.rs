@@ -80,9 +80,9 @@ impl Repository {
         let mut found = BaseTodos::default();
         match self.text(commit, &roadmap_path) {
             Ok(roadmap) => found.roadmap = roadmap,
-            Err(error) => {
-                found.faults.push((None, FileFault { file: roadmap_path, line: 1, message: error.to_string() }))
-            }
+            Err(error) => found
+                .faults
+                .push((None, FileFault { file: roadmap_path, line: 1, message: error.to_string(), dependency: false })),
         }
         let library = self.library();
         let root = tree(&library, commit)?;
@@ -95,7 +95,10 @@ impl Repository {
             let top = library.find_tree(entry.id()).map_err(GitError::library(format!("{dir}/{slug}")))?;
             walk.tree(&top, &format!("{dir}/{slug}"), 0);
             if let Some(message) = walk.fault {
-                found.faults.push((Some(slug.clone()), FileFault { file: format!("{dir}/{slug}"), line: 1, message }));
+                found.faults.push((
+                    Some(slug.clone()),
+                    FileFault { file: format!("{dir}/{slug}"), line: 1, message, dependency: false },
+                ));
             }
             found.todos.push(BaseTodo { slug, tree: oid_of(entry.id()), files: walk.files });
         }

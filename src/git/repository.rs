@@ -192,6 +192,26 @@ impl Repository {
         let contains = super::id_of(head).and_then(|head| library.graph_descendant_of(head, super::id_of(base)?));
         contains.map_err(GitError::library(format!("history of {head}")))
     }
+
+    /// Whether `base` has everything `head` would bring: its history, or (after a squash or a rebase) its content.
+    /// Nothing is written. Blocks.
+    pub fn has_all_of(&self, base: &Oid, head: &Oid) -> Result<bool, GitError> {
+        if self.contains(base, head)? {
+            return Ok(true);
+        }
+        let library = self.library();
+        let commit = |oid: &Oid| super::id_of(oid).and_then(|id| library.find_commit(id));
+        let brings_nothing = || -> Result<bool, git2::Error> {
+            let (base, head) = (commit(base)?, commit(head)?);
+            let merged = library.merge_commits(&base, &head, None)?;
+            if merged.has_conflicts() {
+                return Ok(false);
+            }
+            let diff = library.diff_tree_to_index(Some(&base.tree()?), Some(&merged), None)?;
+            Ok(diff.deltas().len() == 0)
+        };
+        brings_nothing().map_err(GitError::library(format!("merging {head} into {base} in memory")))
+    }
 }
 
 fn classify(path: &str, error: &git2::Error) -> OpenError {

@@ -4,7 +4,8 @@
 use std::fmt::Write as _;
 
 use crate::model::operation::Operation;
-use crate::model::work_order::WorkOrder;
+use crate::model::todo::Stage;
+use crate::model::work_order::{Completion, Product, WorkOrder};
 
 /// The content type of these answers.
 pub(super) const TYPE: &str = "text/markdown; charset=utf-8";
@@ -42,11 +43,25 @@ pub(super) fn work_order(order: &WorkOrder) -> String {
             let _ = writeln!(text, "2. Read {} there and do what it says.", files.join(", "));
         }
     }
-    text.push_str("3. Commit on that branch. Do not switch branches and do not touch other worktrees.\n");
+    text.push_str(match order.stage {
+        Stage::Review => "3. Another worker has built it on that branch. Review it; do not change it.\n",
+        Stage::Integrate => {
+            "3. It is built and judged. Bring that branch onto the base branch, the way this repository does it.\n"
+        }
+        _ => "3. Commit on that branch. Do not switch branches and do not touch other worktrees.\n",
+    });
+    for (title, words) in [("What to do", &order.instructions), ("What the review asked for", &order.findings)] {
+        if let Some(words) = words {
+            let _ = writeln!(text, "\n{title}:\n\n{}", quoted(words));
+        }
+    }
+    let (at, token) = (format!("/todos/{}/{}", order.repo, order.slug), order.claim.token);
+    let review = if order.stage == Stage::Review { ",\"review\":\"approved\"" } else { "" };
     let _ = writeln!(
         text,
-        "\nYour claim has token {} and holds until {}. To see whether anything changed, ask again:",
-        order.claim.token, order.claim.expires_at
+        "\nYour claim has token {token} and holds until {}. While you work, say every {} s what you do:\n\n    POST {at}/heartbeat\n    {{\"token\":{token},\"progress\":\"...\"}}\n\nWhen it is done (or with \"failed\" or \"blocked\" and a \"reason\"):\n\n    POST {at}/complete\n    {{\"token\":{token},\"outcome\":\"done\"{review}}}\n\nTo see whether anything changed, ask again:",
+        order.claim.expires_at,
+        order.claim.heartbeat_every_ms.div_euclid(1_000).max(1)
     );
     let body =
         serde_json::json!({ "repo": order.repo, "slug": order.slug, "lane": order.lane, "worker": order.claim.worker });
@@ -55,6 +70,31 @@ pub(super) fn work_order(order: &WorkOrder) -> String {
         text.push_str("\nThe worktree has local changes: gates judge only what is committed.\n");
     }
     text
+}
+
+/// Text as a quotation that it cannot break out of.
+fn quoted(text: &str) -> String {
+    let plain = |c: char| if c.is_control() { ' ' } else { c };
+    text.lines().map(|line| format!("    {}\n", line.chars().map(plain).collect::<String>())).collect()
+}
+
+/// What a run made.
+pub(super) fn product(product: &Product) -> String {
+    match product {
+        Product::Order(order) => work_order(order),
+        Product::Completion(completion) => completed(completion),
+    }
+}
+
+/// A complete that counts.
+fn completed(completion: &Completion) -> String {
+    let todo = code(&format!("{}/{}", completion.repo, completion.slug));
+    let again = if completion.guard.is_some() { " It had been counted before; nothing was changed." } else { "" };
+    format!(
+        "# {todo}: {}\n\nIt counts, and the todo is at {}.{again} Your claim is over: stop working in its worktree. For more work:\n\n    POST /todos/work\n",
+        completion.outcome.as_str(),
+        code(completion.stage.as_str())
+    )
 }
 
 /// An operation.
@@ -78,9 +118,9 @@ pub(super) fn operation(operation: &Operation) -> String {
     if let Some(problem) = &operation.problem {
         let _ = writeln!(text, "\nIt ended with {}: {}", code(problem.code.as_str()), code(&problem.detail));
     }
-    if let Some(order) = operation.result.clone().and_then(|result| serde_json::from_value::<WorkOrder>(result).ok()) {
+    if let Some(made) = operation.result.clone().and_then(|result| serde_json::from_value::<Product>(result).ok()) {
         text.push('\n');
-        text.push_str(&work_order(&order));
+        text.push_str(&product(&made));
     }
     text
 }

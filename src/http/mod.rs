@@ -1,12 +1,17 @@
 //! HTTP: parse → ask an actor → shape the answer. `warp` stops at this door.
 //!
 //! May know `actors` (the handle), `model` and `metrics`. Reading order: `routes` below (the whole table on one
-//! screen), one file per resource (`work`, `operations`, `todos`, `actors`, `health`, `openapi`), `problem` and
-//! `markdown` (shaping), `guard` (who is let in), `server` (the accept loop with its limits).
+//! screen), one file per resource (`work`, `claims`, `operations`, `todos`, `lanes`, `failures`, `actors`, `health`,
+//! `openapi`), `answer`, `problem` and `markdown` (shaping), `guard` (who is let in), `server` (the accept loop with its
+//! limits).
 
 mod actors;
+mod answer;
+mod claims;
+mod failures;
 pub mod guard;
 mod health;
+mod lanes;
 mod markdown;
 mod openapi;
 mod operations;
@@ -48,10 +53,22 @@ const fn open(method: &'static str, path: &'static str, statuses: &'static [u16]
 }
 
 /// Every route there is.
-pub const ROUTES: [Route; 12] = [
+pub const ROUTES: [Route; 24] = [
     route("POST", "/todos/work", &[200, 202], "Ask for work: a worktree that exists, is prepared, in sync and judged."),
     route("GET", "/todos", &[200], "The todos, filtered by repo, stage and lane."),
-    route("GET", "/todos/{repo}/{slug}", &[200], "One todo: stage, claim, brief, and what is wrong with it."),
+    route("GET", "/todos/{repo}/{slug}", &[200], "One todo: stage, claim, gates, parked results, history."),
+    route("POST", "/todos/{repo}", &[200, 201], "File a todo beside those of the base branch."),
+    route("PUT", "/todos/{repo}/{slug}/after", &[200], "Set what a todo comes after."),
+    route("POST", "/todos/{repo}/{slug}/heartbeat", &[200], "A sign of life: the lease is carried on."),
+    route("POST", "/todos/{repo}/{slug}/hold", &[200], "The holder waits for a person; the lease covers it."),
+    route("POST", "/todos/{repo}/{slug}/release", &[200], "The holder gives the todo back."),
+    route("POST", "/todos/{repo}/{slug}/complete", &[200, 202], "The holder says how it went; done work is judged."),
+    route("POST", "/todos/{repo}/{slug}/redrive", &[200], "A person lets a blocked or waiting todo go on."),
+    route("GET", "/lanes", &[200], "Every lane: open, paused or opening again."),
+    route("POST", "/lanes/{lane}/pause", &[200], "Nobody gets work in the lane from now on."),
+    route("POST", "/lanes/{lane}/resume", &[200], "A paused lane opens again: one probe, then 1, 2, 4, everybody."),
+    route("GET", "/failures", &[200], "What failed, by lane, fingerprint and generation; newest first."),
+    route("POST", "/failures/explain", &[200], "How a text becomes its fingerprint, rule by rule."),
     route("GET", "/operations/{id}", &[200], "An operation as it is now."),
     route("DELETE", "/operations/{id}", &[200], "Cancel an operation; its process tree dies first."),
     route("GET", "/operations/{id}/log", &[200], "What an operation's commands printed, followed while it runs."),
@@ -72,6 +89,12 @@ pub fn routes(handle: Handle) -> Routes {
         .or(operations::routes(handle.clone()))
         .unify()
         .or(todos::routes(handle.clone()))
+        .unify()
+        .or(claims::routes(handle.clone()))
+        .unify()
+        .or(lanes::routes(handle.clone()))
+        .unify()
+        .or(failures::routes(handle.clone()))
         .unify()
         .or(actors::routes(handle))
         .unify()

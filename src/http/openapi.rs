@@ -11,10 +11,17 @@ use warp::http::StatusCode;
 
 use super::problem::raw;
 use super::{ROUTES, Route, Routes};
+use crate::model::failure::FailureView;
+use crate::model::filed::NewTodo;
+use crate::model::fingerprint::Explained;
 use crate::model::phase::Phase;
 use crate::model::problem::ProblemCode;
-use crate::model::view::{ActorView, TodoView};
-use crate::model::work_order::{WorkOrder, WorkRequest};
+use crate::model::todo::Complete;
+use crate::model::view::{
+    ActorView, AfterRequest, ExplainRequest, HeartbeatRequest, HoldRequest, LaneView, LeaseView, NoContent,
+    PauseRequest, ReleaseRequest, TodoDetail, TodoView,
+};
+use crate::model::work_order::{Completion, WorkOrder, WorkRequest};
 
 static DOCUMENT: LazyLock<String> = LazyLock::new(|| document().to_string());
 
@@ -30,7 +37,22 @@ pub(super) fn document() -> Value {
     for schema in [
         generator.subschema_for::<WorkRequest>(),
         generator.subschema_for::<WorkOrder>(),
+        generator.subschema_for::<Completion>(),
+        generator.subschema_for::<Complete>(),
+        generator.subschema_for::<HeartbeatRequest>(),
+        generator.subschema_for::<HoldRequest>(),
+        generator.subschema_for::<ReleaseRequest>(),
+        generator.subschema_for::<LeaseView>(),
+        generator.subschema_for::<NewTodo>(),
+        generator.subschema_for::<AfterRequest>(),
+        generator.subschema_for::<PauseRequest>(),
+        generator.subschema_for::<NoContent>(),
+        generator.subschema_for::<ExplainRequest>(),
         generator.subschema_for::<TodoView>(),
+        generator.subschema_for::<TodoDetail>(),
+        generator.subschema_for::<LaneView>(),
+        generator.subschema_for::<FailureView>(),
+        generator.subschema_for::<Explained>(),
         generator.subschema_for::<ActorView>(),
     ] {
         drop(schema);
@@ -72,15 +94,37 @@ fn operation(route: &Route) -> Value {
     if route.open {
         operation["security"] = json!([]);
     }
-    if route.path == "/todos/work" {
-        operation["requestBody"] = json!({ "required": true, "content": { "application/json": { "schema": { "$ref": "#/components/schemas/WorkRequest" } } } });
+    if let Some(body) = body(route) {
+        operation["requestBody"] = json!({ "required": true, "content": { "application/json": { "schema": { "$ref": format!("#/components/schemas/{body}") } } } });
+        if route.path != "/failures/explain" {
+            let key = json!({ "name": "Idempotency-Key", "in": "header", "required": false, "schema": { "type": "string", "maxLength": 128 } });
+            operation["parameters"].as_array_mut().into_iter().for_each(|parameters| parameters.push(key.clone()));
+        }
     }
     operation
+}
+
+/// The type of a request's body.
+fn body(route: &Route) -> Option<&'static str> {
+    match (route.method, route.path) {
+        ("POST", "/todos/work") => Some("WorkRequest"),
+        ("POST", "/todos/{repo}") => Some("NewTodo"),
+        ("PUT", "/todos/{repo}/{slug}/after") => Some("AfterRequest"),
+        ("POST", "/todos/{repo}/{slug}/heartbeat") => Some("HeartbeatRequest"),
+        ("POST", "/todos/{repo}/{slug}/hold") => Some("HoldRequest"),
+        ("POST", "/todos/{repo}/{slug}/release") => Some("ReleaseRequest"),
+        ("POST", "/todos/{repo}/{slug}/complete") => Some("Complete"),
+        ("POST", "/lanes/{lane}/pause") => Some("PauseRequest"),
+        ("POST", "/todos/{repo}/{slug}/redrive" | "/lanes/{lane}/resume") => Some("NoContent"),
+        ("POST", "/failures/explain") => Some("ExplainRequest"),
+        _ => None,
+    }
 }
 
 fn query(path: &str) -> Vec<Value> {
     let names: &[&str] = match path {
         "/todos" => &["repo", "stage", "lane"],
+        "/failures" => &["lane", "since"],
         "/readyz" | "/healthz" => &["verbose"],
         _ => &[],
     };
@@ -94,9 +138,26 @@ fn good(route: &Route, status: u16) -> Value {
     let schema = |name: &str| json!({ "$ref": format!("#/components/schemas/{name}") });
     let (kind, schema) = match (route.path, status) {
         ("/todos/work", 200) => ("application/json", schema("WorkOrder")),
-        ("/todos/work", 202) | ("/operations/{id}", _) => ("application/json", schema("Operation")),
+        ("/todos/work" | "/todos/{repo}/{slug}/complete", 202) | ("/operations/{id}", _) => {
+            ("application/json", schema("Operation"))
+        }
+        ("/todos/{repo}/{slug}/complete", _) => ("application/json", schema("Completion")),
+        ("/todos/{repo}/{slug}/heartbeat" | "/todos/{repo}/{slug}/hold", _) => {
+            ("application/json", schema("LeaseView"))
+        }
+        (
+            "/todos/{repo}"
+            | "/todos/{repo}/{slug}/after"
+            | "/todos/{repo}/{slug}/release"
+            | "/todos/{repo}/{slug}/redrive",
+            _,
+        ) => ("application/json", json!({ "type": "object", "required": ["repo", "slug"] })),
+        ("/lanes", _) => ("application/json", json!({ "type": "array", "items": schema("LaneView") })),
+        ("/lanes/{lane}/pause" | "/lanes/{lane}/resume", _) => ("application/json", schema("LaneView")),
+        ("/failures", _) => ("application/json", json!({ "type": "array", "items": schema("FailureView") })),
+        ("/failures/explain", _) => ("application/json", schema("Explained")),
         ("/todos", _) => ("application/json", json!({ "type": "array", "items": schema("TodoView") })),
-        ("/todos/{repo}/{slug}", _) => ("application/json", schema("TodoView")),
+        ("/todos/{repo}/{slug}", _) => ("application/json", schema("TodoDetail")),
         ("/actors", _) => ("application/json", json!({ "type": "array", "items": schema("ActorView") })),
         ("/openapi.json", _) => ("application/json", json!({ "type": "object" })),
         _ => ("text/plain", json!({ "type": "string" })),
@@ -119,11 +180,11 @@ fn schemas(generator: &mut SchemaGenerator) -> Value {
         "type": "object",
         "required": ["id", "kind", "repo", "slug", "state", "phases", "created_at", "deadline_at"],
         "properties": {
-            "id": { "type": "string" }, "kind": { "enum": ["work"] }, "repo": { "type": "string" }, "slug": { "type": "string" }, "lane": { "type": "string" }, "worker": { "type": "string" },
+            "id": { "type": "string" }, "kind": { "enum": ["work", "complete"] }, "repo": { "type": "string" }, "slug": { "type": "string" }, "lane": { "type": "string" }, "worker": { "type": "string" },
             "state": { "enum": ["queued", "running", "succeeded", "failed", "cancelled", "interrupted"] },
             "phase": { "type": ["string", "null"] }, "phases": { "type": "array", "items": { "$ref": "#/components/schemas/PhaseReport" } },
             "created_at": { "type": "string" }, "started_at": { "type": ["string", "null"] }, "finished_at": { "type": ["string", "null"] }, "deadline_at": { "type": "string" },
-            "poll_after_ms": { "type": ["integer", "null"] }, "result": { "anyOf": [{ "$ref": "#/components/schemas/WorkOrder" }, { "type": "null" }] },
+            "poll_after_ms": { "type": ["integer", "null"] }, "result": { "anyOf": [{ "$ref": "#/components/schemas/WorkOrder" }, { "$ref": "#/components/schemas/Completion" }, { "type": "null" }] },
             "problem": { "anyOf": [{ "$ref": "#/components/schemas/Problem" }, { "type": "null" }] },
         },
     }));

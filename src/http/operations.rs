@@ -7,8 +7,8 @@ use warp::http::{HeaderMap, HeaderValue, StatusCode, header};
 use warp::reply::{Reply, Response};
 
 use super::Routes;
+use super::answer::{Form, operation_shown};
 use super::problem::{Answer, reply};
-use super::work::{Form, show_operation};
 use crate::actors::Handle;
 use crate::model::ids::OperationId;
 use crate::model::problem::{Problem, ProblemCode};
@@ -39,12 +39,12 @@ fn id(text: &str) -> Result<OperationId, Problem> {
 
 async fn show(handle: &Handle, text: &str, headers: &HeaderMap) -> Answer {
     let form = Form::wanted(headers)?;
-    Ok(show_operation(StatusCode::OK, &handle.operation(&id(text)?).await?, form))
+    Ok(operation_shown(StatusCode::OK, &handle.operation(&id(text)?).await?, form))
 }
 
 async fn cancel(handle: &Handle, text: &str, headers: &HeaderMap) -> Answer {
     let form = Form::wanted(headers)?;
-    Ok(show_operation(StatusCode::OK, &handle.cancel(&id(text)?).await?, form))
+    Ok(operation_shown(StatusCode::OK, &handle.cancel(&id(text)?).await?, form))
 }
 
 async fn log(handle: &Handle, text: &str) -> Answer {

@@ -56,7 +56,8 @@ pub(super) fn render(problem: &Problem) -> Response {
 /// it happened in, or a name of its own.
 pub(super) fn body(problem: &Problem) -> Value {
     let operation = problem.extra.get("operation").and_then(Value::as_str).map(|id| format!("/operations/{id}"));
-    let instance = operation.unwrap_or_else(|| format!("urn:slugline:problem:{}", operation_id()));
+    let named = problem.extra.get("instance").and_then(Value::as_str).map(str::to_owned);
+    let instance = named.or(operation).unwrap_or_else(|| format!("urn:slugline:problem:{}", operation_id()));
     let mut members: Map<String, Value> = problem.extra.clone();
     let common = json!({
         "type": format!("/problems/{}", problem.code.as_str().replace('_', "-")),

@@ -348,6 +348,7 @@ fn method_name(method: &Method) -> &'static str {
     match method.as_str() {
         "GET" => "GET",
         "POST" => "POST",
+        "PUT" => "PUT",
         "DELETE" => "DELETE",
         "HEAD" => "HEAD",
         _ => "other",

@@ -68,6 +68,7 @@ pub fn request_finished(method: &'static str, route: &'static str, status: u16, 
 fn status_text(status: u16) -> &'static str {
     match status {
         200 => "200",
+        201 => "201",
         202 => "202",
         400 => "400",
         401 => "401",

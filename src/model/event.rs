@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::ids::TodoKey;
+use super::ids::{Lane, TodoKey};
 use super::time::Timestamp;
 
 /// The kind of an event.
@@ -16,6 +16,18 @@ pub enum EventKind {
     /// A claim was granted.
     #[serde(rename = "claim.granted")]
     ClaimGranted,
+    /// The lease of a claim ran out.
+    #[serde(rename = "claim.expired")]
+    ClaimExpired,
+    /// A claim ended through its holder: it was completed or given back.
+    #[serde(rename = "claim.released")]
+    ClaimReleased,
+    /// A lane was paused, by a person or by itself.
+    #[serde(rename = "lane.paused")]
+    LanePaused,
+    /// A lane opens again, or is open again.
+    #[serde(rename = "lane.resumed")]
+    LaneResumed,
     /// An operation changed its state.
     #[serde(rename = "operation.updated")]
     OperationUpdated,
@@ -31,10 +43,27 @@ impl EventKind {
         match self {
             Self::TodoUpdated => "todo.updated",
             Self::ClaimGranted => "claim.granted",
+            Self::ClaimExpired => "claim.expired",
+            Self::ClaimReleased => "claim.released",
+            Self::LanePaused => "lane.paused",
+            Self::LaneResumed => "lane.resumed",
             Self::OperationUpdated => "operation.updated",
             Self::PhaseFinished => "phase.finished",
         }
     }
+}
+
+/// Whom an event is about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Subject {
+    /// A todo.
+    Todo(TodoKey),
+    /// A lane.
+    Lane {
+        /// Its name.
+        lane: Lane,
+    },
 }
 
 /// One entry of the ledger.
@@ -47,7 +76,8 @@ pub struct Event {
     /// What kind.
     pub kind: EventKind,
     /// Whom it is about.
-    pub todo: TodoKey,
+    #[serde(flatten)]
+    pub subject: Subject,
     /// What it says.
     pub data: Value,
 }

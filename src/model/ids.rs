@@ -128,6 +128,12 @@ name_type!(
     |text| text.len() == 26 && text.bytes().all(|b| b.is_ascii_digit() || b.is_ascii_uppercase())
 );
 
+name_type!(
+    /// What a client calls a request, to be able to send it again.
+    IdempotencyKey, "Idempotency-Key", "1 to 128 visible ASCII characters",
+    |text| !text.is_empty() && text.len() <= 128 && text.bytes().all(|b| b.is_ascii_graphic())
+);
+
 impl Worker {
     /// The worker a lane has when a caller does not say which process it is.
     #[must_use]

@@ -1,13 +1,21 @@
 //! The vocabulary and every decision, pure: no I/O, no async runtime, no clock (time is an argument).
 //!
-//! Reading order: `ids` and `time` (what things are called), `phase` and `plan` (what a call has to do),
-//! `claim` and `next` (who gets which todo), `roadmap`, `repo_config` and `prepare` (what a repository says),
-//! `operation`, `work_order`, `problem` and `event` (what clients and the ledger see), `record` (what is remembered
-//! of a slug), `supervision` (what happens to an actor that died).
+//! Reading order: `ids` and `time` (what things are called), `phase` and `plan` (what a call has to do), `claim`, `todo`
+//! and `lane` (leases, stages, breakers), `agenda` and `next` (who gets which todo), `desk` (all of that together),
+//! `fingerprint` and `failure` (what failed), `roadmap`, `filed`, `repo_config` and `prepare` (what a repository says),
+//! `operation`, `work_order`, `problem`, `kept` and `event` (what clients and the ledger see), `record` (what is
+//! remembered of a slug), `supervision` (what happens to an actor that died).
 
+pub mod agenda;
 pub mod claim;
+pub mod desk;
 pub mod event;
+pub mod failure;
+pub mod filed;
+pub mod fingerprint;
 pub mod ids;
+pub mod kept;
+pub mod lane;
 pub mod next;
 pub mod operation;
 pub mod phase;
@@ -20,5 +28,6 @@ pub mod roadmap;
 pub mod settings;
 pub mod supervision;
 pub mod time;
+pub mod todo;
 pub mod view;
 pub mod work_order;

@@ -15,6 +15,8 @@ use super::time::Timestamp;
 pub enum OperationKind {
     /// Make a worktree ready for a worker.
     Work,
+    /// Judge what a worker says is done.
+    Complete,
 }
 
 /// Where an operation is.
@@ -84,7 +86,7 @@ pub struct Operation {
     pub deadline_at: Timestamp,
     /// When to ask again, in milliseconds; absent once it has ended.
     pub poll_after_ms: Option<u64>,
-    /// The WorkOrder, once succeeded.
+    /// The WorkOrder or completion, once succeeded.
     pub result: Option<Value>,
     /// What went wrong, once failed, cancelled or interrupted.
     pub problem: Option<Problem>,

@@ -58,6 +58,30 @@ codes! {
     AlreadyClaimed = "already_claimed", 409, true, "Another worker holds this todo";
     /// Todos this one comes after are not done.
     DependenciesUnmet = "dependencies_unmet", 409, true, "Todos this one depends on are not done";
+    /// The lane is paused, or opening again with a few claims at a time; `resume` says how to open it.
+    LanePaused = "lane_paused", 409, true, "The lane is paused";
+    /// The lane has as many claims as it may have.
+    WipLimit = "wip_limit", 409, true, "The lane has as many claims as it may have";
+    /// The todo failed and waits before it is given out again.
+    Backoff = "backoff", 409, true, "The todo failed and waits";
+    /// The todo is blocked until a person looks at it; `redrive` says how to let it go on.
+    TodoBlocked = "todo_blocked", 409, false, "The todo is blocked";
+    /// A review is not done by who built the todo.
+    OwnWork = "own_work", 409, false, "A review is not by who built it";
+    /// The token is not the live claim's; `holder` says who holds the todo now. A result that came with it is parked.
+    StaleToken = "stale_token", 409, false, "The claim is over";
+    /// The claim's allowance for waiting for people is used up.
+    HoldLimit = "hold_limit", 409, false, "The claim has waited for people long enough";
+    /// The base does not contain the todo's branch yet.
+    NotIntegrated = "not_integrated", 409, true, "The branch is not on the base";
+    /// Another todo has that name.
+    TodoExists = "todo_exists", 409, false, "The repository has a todo of that name";
+    /// The todo would come after itself; `path` is the way round.
+    DependencyCycle = "dependency_cycle", 409, false, "The todo would depend on itself";
+    /// The repository has as many filed todos as it may have.
+    TooManyTodos = "too_many_todos", 409, false, "Too many todos were filed";
+    /// A request under the same key is being answered.
+    KeyInFlight = "key_in_flight", 409, true, "A request under this key is being answered";
     /// Files in the work tree stand in the way of the base.
     LocalChanges = "local_changes", 409, false, "Local files stand in the way of the base branch";
     /// Base and branch do not merge.
@@ -76,6 +100,8 @@ codes! {
     PrepareFailed = "prepare_failed", 422, true, "Preparing the worktree failed";
     /// A gate of the repository did not pass.
     GateFailed = "gate_failed", 422, true, "A gate did not pass";
+    /// Another request was made under the same Idempotency-Key.
+    KeyReused = "key_reused", 422, false, "The Idempotency-Key belongs to another request";
     /// A file of the todo or the roadmap is broken; the detail names file and line.
     TodoInvalid = "todo_invalid", 422, false, "A file of the todo is broken";
     /// `.slugline.toml` on the base branch is broken; the detail names the line.

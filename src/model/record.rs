@@ -3,53 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::claim::Claim;
 use super::ids::{Oid, OperationId, TodoKey};
 use super::time::Timestamp;
-
-/// Where a todo is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Stage {
-    /// Nobody has started.
-    #[default]
-    Ready,
-    /// A worker builds it.
-    Build,
-    /// A worker reviews it.
-    Review,
-    /// Findings of a review are being mended.
-    Fix,
-    /// It is being brought onto the base branch.
-    Integrate,
-    /// Finished.
-    Done,
-    /// Waits for a person.
-    Blocked,
-}
-
-impl Stage {
-    /// All stages.
-    pub const ALL: [Self; 7] =
-        [Self::Ready, Self::Build, Self::Review, Self::Fix, Self::Integrate, Self::Done, Self::Blocked];
-
-    /// The name used in the API and the ledger.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Ready => "ready",
-            Self::Build => "build",
-            Self::Review => "review",
-            Self::Fix => "fix",
-            Self::Integrate => "integrate",
-            Self::Done => "done",
-            Self::Blocked => "blocked",
-        }
-    }
-}
 
 /// Whether an effect was begun or is whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -156,10 +113,6 @@ pub struct Verdict {
 /// Everything remembered of one slug.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct SlugRecord {
-    /// Where the todo is.
-    pub stage: Stage,
-    /// The newest claim ever granted, live or not.
-    pub claim: Option<Claim>,
     /// The newest operation that ended well.
     pub last_operation: Option<OperationId>,
     /// Mark of the worktree phase.

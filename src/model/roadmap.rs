@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 use saphyr_parser::{Event, Parser};
 
+use super::filed::{Additions, NewTodo};
 use super::ids::{Lane, Slug};
 use super::settings::distance;
 
@@ -18,6 +19,9 @@ pub struct FileFault {
     pub line: usize,
     /// What is wrong and what would be right.
     pub message: String,
+    /// Whether it is about other todos, and so may go away when those change.
+    #[serde(skip)]
+    pub dependency: bool,
 }
 
 /// One entry of the roadmap.
@@ -75,7 +79,7 @@ impl Node {
 /// Reads a roadmap. Broken entries are listed apart; only what makes the whole file unreadable is its `fault`.
 #[must_use]
 pub fn parse(file: &str, text: &str) -> Roadmap {
-    let fault = |line, message: String| FileFault { file: file.to_owned(), line, message };
+    let fault = |line, message: String| FileFault { file: file.to_owned(), line, message, dependency: false };
     let empty = || Roadmap { file: file.to_owned(), ..Roadmap::default() };
     let whole = |fault| Roadmap { fault: Some(fault), ..empty() };
     if text.len() > ROADMAP_BYTES_MAX {
@@ -226,6 +230,9 @@ fn document(text: &str) -> Result<Option<Node>, (usize, String)> {
     Ok(root)
 }
 
+/// The place a fault is named by that is in no file: a dependency that was set through the API.
+const ADDED: &str = "the ledger";
+
 /// A todo as the base commit knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CatalogTodo {
@@ -239,6 +246,8 @@ pub struct CatalogTodo {
     pub priority: i64,
     /// Whether the roadmap lists it. One that only has a directory is given when named, never offered.
     pub listed: bool,
+    /// The lane it is not offered to: the one it is to mend.
+    pub except: Option<Lane>,
     /// What is wrong with it; then it is given to nobody.
     pub fault: Option<FileFault>,
 }
@@ -249,18 +258,20 @@ pub struct Catalog {
     todos: Vec<CatalogTodo>,
     by_slug: HashMap<Slug, usize>,
     fault: Option<FileFault>,
+    /// The roadmap's file and the line of each entry.
+    file: String,
+    lines: HashMap<Slug, usize>,
 }
 
 impl Catalog {
     /// Brings roadmap and directories together and checks what one todo says of others.
     #[must_use]
     pub fn build(roadmap: Roadmap, directories: &[Slug], directory_faults: Vec<(Option<Slug>, FileFault)>) -> Self {
-        let mut catalog = Self { fault: roadmap.fault, ..Self::default() };
-        let lines: HashMap<Slug, usize> = roadmap.items.iter().map(|item| (item.slug.clone(), item.line)).collect();
-        let file = roadmap.file;
+        let lines = roadmap.items.iter().map(|item| (item.slug.clone(), item.line)).collect();
+        let mut catalog = Self { fault: roadmap.fault, file: roadmap.file, lines, ..Self::default() };
         for item in roadmap.items {
             let RoadmapItem { slug, after, lane, priority, .. } = item;
-            catalog.push(CatalogTodo { slug, after, lane, priority, listed: true, fault: None });
+            catalog.push(CatalogTodo { slug, after, lane, priority, listed: true, except: None, fault: None });
         }
         for slug in directories {
             catalog.push(CatalogTodo {
@@ -269,17 +280,74 @@ impl Catalog {
                 lane: None,
                 priority: 0,
                 listed: false,
+                except: None,
                 fault: None,
             });
         }
         for (slug, fault) in roadmap.broken.into_iter().chain(directory_faults) {
             catalog.blame(slug, fault);
         }
-        catalog.check_dependencies(&lines, &file);
-        // A stable sort: the roadmap's order breaks ties.
-        catalog.todos.sort_by_key(|todo| (!todo.listed, -todo.priority));
-        catalog.by_slug = catalog.todos.iter().enumerate().map(|(index, todo)| (todo.slug.clone(), index)).collect();
+        catalog.check_dependencies();
+        catalog.bring_into_order();
         catalog
+    }
+
+    /// These todos with what was added to them in the ledger. What the base says of a slug wins over a todo that was
+    /// filed under the same name; dependencies that were set win over those of the base.
+    #[must_use]
+    pub fn with(&self, additions: &Additions) -> Self {
+        let mut catalog = self.clone();
+        for filed in additions.filed.values() {
+            let NewTodo { slug, after, lane, priority, .. } = filed.todo.clone();
+            let except = filed.remedy.as_ref().map(|remedy| remedy.lane.clone());
+            catalog.push(CatalogTodo { slug, after, lane, priority, listed: true, except, fault: None });
+        }
+        for (slug, after) in &additions.after {
+            if let Some(&index) = catalog.by_slug.get(slug) {
+                catalog.todos[index].after.clone_from(after);
+                catalog.lines.remove(slug);
+            }
+        }
+        catalog.check_dependencies();
+        catalog.bring_into_order();
+        catalog
+    }
+
+    /// A stable sort: the order of the roadmap breaks ties.
+    fn bring_into_order(&mut self) {
+        self.todos.sort_by_key(|todo| (!todo.listed, std::cmp::Reverse(todo.priority)));
+        self.by_slug = self.todos.iter().enumerate().map(|(index, todo)| (todo.slug.clone(), index)).collect();
+    }
+
+    /// The way from a todo back to itself along `after`, both ends included, if there is one.
+    #[must_use]
+    pub fn cycle(&self, slug: &Slug) -> Option<Vec<Slug>> {
+        let path = self.way_back(*self.by_slug.get(slug)?)?;
+        Some(path.into_iter().map(|step| self.todos[step].slug.clone()).collect())
+    }
+
+    /// How many todos there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.todos.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.todos.is_empty()
+    }
+
+    /// Where a todo stands in the order of [`Self::iter`].
+    #[must_use]
+    pub fn index_of(&self, slug: &Slug) -> Option<usize> {
+        self.by_slug.get(slug).copied()
+    }
+
+    /// The todo at a place of that order.
+    #[must_use]
+    pub fn at(&self, index: usize) -> Option<&CatalogTodo> {
+        self.todos.get(index)
     }
 
     fn push(&mut self, todo: CatalogTodo) {
@@ -301,6 +369,7 @@ impl Catalog {
             lane: None,
             priority: 0,
             listed: true,
+            except: None,
             fault: None,
         });
         if let Some(&index) = self.by_slug.get(&slug) {
@@ -308,22 +377,54 @@ impl Catalog {
         }
     }
 
-    fn check_dependencies(&mut self, lines: &HashMap<Slug, usize>, file: &str) {
+    /// Finds what one todo says wrongly of others. Faults of this kind are found again whenever todos were added.
+    fn check_dependencies(&mut self) {
+        for todo in &mut self.todos {
+            todo.fault.take_if(|fault| fault.dependency);
+        }
+        let entangled = self.entangled();
         let faults: Vec<(usize, String)> = (0..self.todos.len())
-            .filter_map(|index| self.dependency_fault(index).map(|message| (index, message)))
+            .filter_map(|index| self.dependency_fault(index, &entangled).map(|message| (index, message)))
             .collect();
         for (index, message) in faults {
-            let line = lines.get(&self.todos[index].slug).copied().unwrap_or(1);
-            self.todos[index].fault.get_or_insert(FileFault { file: file.to_owned(), line, message });
+            let slug = &self.todos[index].slug;
+            let (file, line) = self.lines.get(slug).map_or((ADDED, 1), |&line| (self.file.as_str(), line));
+            let fault = FileFault { file: file.to_owned(), line, message, dependency: true };
+            self.todos[index].fault.get_or_insert(fault);
         }
     }
 
-    fn dependency_fault(&self, index: usize) -> Option<String> {
+    /// Which todos are on a cycle or come after one: those that are left when whatever waits for nothing is taken away
+    /// again and again.
+    fn entangled(&self) -> Vec<bool> {
+        let known = |todo: &CatalogTodo| -> Vec<usize> {
+            todo.after.iter().filter_map(|slug| self.by_slug.get(slug).copied()).collect()
+        };
+        let mut waits: Vec<usize> = self.todos.iter().map(|todo| known(todo).len()).collect();
+        let mut dependents: Vec<Vec<usize>> = vec![Vec::new(); self.todos.len()];
+        for (index, todo) in self.todos.iter().enumerate() {
+            for before in known(todo) {
+                dependents[before].push(index);
+            }
+        }
+        let mut free: Vec<usize> = (0..self.todos.len()).filter(|&index| waits[index] == 0).collect();
+        while let Some(index) = free.pop() {
+            for &next in &dependents[index] {
+                waits[next] -= 1;
+                if waits[next] == 0 {
+                    free.push(next);
+                }
+            }
+        }
+        waits.into_iter().map(|left| left > 0).collect()
+    }
+
+    fn dependency_fault(&self, index: usize, entangled: &[bool]) -> Option<String> {
         let todo = &self.todos[index];
         if let Some(unknown) = todo.after.iter().find(|slug| !self.by_slug.contains_key(*slug)) {
             return Some(format!("after names {unknown}, which is neither on the roadmap nor has a directory"));
         }
-        let path = self.way_back(index)?;
+        let path = entangled[index].then(|| self.way_back(index)).flatten()?;
         let names: Vec<&str> = path.iter().map(|&step| self.todos[step].slug.as_str()).collect();
         Some(format!("depends on itself: {}", names.join(" → ")))
     }

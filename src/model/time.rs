@@ -28,6 +28,68 @@ impl Timestamp {
     }
 }
 
+/// An instant in the time the daemon has been awake, in whole milliseconds since its ledger was made.
+///
+/// It stands still while the machine sleeps and while no daemon runs, and no step of the wall clock moves it. Leases and
+/// backoffs are counted in it: a night of sleep neither ends every lease nor keeps a dead one for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize, JsonSchema)]
+pub struct Awake(i64);
+
+impl Awake {
+    /// From milliseconds of waking.
+    #[must_use]
+    pub const fn from_ms(ms: i64) -> Self {
+        Self(ms)
+    }
+    /// Milliseconds of waking.
+    #[must_use]
+    pub const fn as_ms(self) -> i64 {
+        self.0
+    }
+    /// This instant moved by `ms` milliseconds; saturates at the ends of time.
+    #[must_use]
+    pub const fn plus_ms(self, ms: i64) -> Self {
+        Self(self.0.saturating_add(ms))
+    }
+    /// Milliseconds from `earlier` to this instant.
+    #[must_use]
+    pub const fn since_ms(self, earlier: Self) -> i64 {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+/// One reading of both clocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment {
+    /// What the wall clock says.
+    pub wall: Timestamp,
+    /// How long the daemon has been awake.
+    pub awake: Awake,
+    /// What is added to waking time to show it as wall time, in milliseconds. It stays the same until the wall clock
+    /// was stepped or the machine slept, so that the same lease is shown with the same end.
+    pub offset_ms: i64,
+}
+
+impl Moment {
+    /// A moment at which both clocks say the same; for tests and tables.
+    #[must_use]
+    pub const fn both(ms: i64) -> Self {
+        Self { wall: Timestamp::from_ms(ms), awake: Awake::from_ms(ms), offset_ms: 0 }
+    }
+
+    /// When an instant of waking time will be, or was, by the wall clock, if nothing sleeps in between.
+    #[must_use]
+    pub const fn wall_of(&self, awake: Awake) -> Timestamp {
+        Timestamp::from_ms(awake.as_ms().saturating_add(self.offset_ms))
+    }
+
+    /// Milliseconds from now until `awake`; zero when it has passed.
+    #[must_use]
+    pub fn until_ms(&self, awake: Awake) -> u64 {
+        u64::try_from(awake.since_ms(self.awake)).unwrap_or(0)
+    }
+}
+
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match jiff::Timestamp::from_millisecond(self.0) {

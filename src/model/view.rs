@@ -4,12 +4,16 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::ids::{Lane, RepoName, Slug, Worker};
+use super::claim::{Claim, Terms};
+use super::filed::NewTodo;
+use super::ids::{Lane, RepoName, Slug, TodoKey, Worker};
+use super::lane::{Gate, LaneState, PausedBy, STEPS};
 use super::operation::Operation;
-use super::record::Stage;
+
 use super::roadmap::FileFault;
-use super::time::Timestamp;
-use super::work_order::WorkOrder;
+use super::time::{Moment, Timestamp};
+use super::todo::{Blocked, Ending, Parked, Stage};
+use super::work_order::Product;
 
 /// One actor's own view of itself; the console, `/actors` and the tests read this same view.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -38,9 +42,9 @@ pub struct ActorView {
 #[derive(Debug, Clone)]
 pub enum Work {
     /// The answer.
-    Done(WorkOrder),
+    Done(Product),
     /// It still runs.
-    Running(Operation),
+    Running(Box<Operation>),
 }
 
 /// Which todos to list.
@@ -75,10 +79,68 @@ pub struct TodoView {
     pub brief: Vec<String>,
     /// Who holds it now.
     pub claim: Option<ClaimHolder>,
+    /// Failed attempts since it last came a stage further.
+    pub attempts: u32,
+    /// After a failure it is not given out before this time.
+    pub not_before: Option<Timestamp>,
+    /// Why it waits for a person, if it does.
+    pub blocked: Option<Blocked>,
     /// What is wrong with it, with file and line; then it is given to nobody.
     pub fault: Option<FileFault>,
     /// Where its worktree is, once somebody has worked on it.
     pub worktree: Option<String>,
+}
+
+/// A todo with everything that is known of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TodoDetail {
+    /// As in the list.
+    #[serde(flatten)]
+    pub todo: TodoView,
+    /// What to do, of a todo that was filed and has no files.
+    pub instructions: Option<String>,
+    /// What the last review asked for.
+    pub findings: Option<String>,
+    /// The newest verdict of each gate that judged it.
+    pub gates: Vec<GateView>,
+    /// Claims that are over, newest last.
+    pub endings: Vec<Ending>,
+    /// Results that came too late to count, newest first, at most twenty.
+    pub parked: Vec<Parked>,
+    /// What happened to it, newest first, at most a hundred entries.
+    pub history: Vec<HistoryEntry>,
+}
+
+/// What a gate said.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct GateView {
+    /// Its name.
+    pub gate: String,
+    /// Whether it passed.
+    pub passed: bool,
+    /// Its exit code, when it had one.
+    pub exit_code: Option<i32>,
+    /// How long it ran, in milliseconds.
+    pub duration_ms: f64,
+    /// The commit it judged.
+    pub commit: String,
+    /// Where its output is.
+    pub log: String,
+    /// When it ended.
+    pub at: Timestamp,
+}
+
+/// One entry of a todo's history.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct HistoryEntry {
+    /// Position in the ledger.
+    pub seq: u64,
+    /// When.
+    pub at: Timestamp,
+    /// The kind of event.
+    pub kind: String,
+    /// What it says.
+    pub data: Value,
 }
 
 /// Who holds a todo.
@@ -90,8 +152,255 @@ pub struct ClaimHolder {
     pub worker: Worker,
     /// The fencing token.
     pub token: u64,
+    /// When it was granted.
+    pub granted_at: Timestamp,
     /// From this instant on it is over.
     pub expires_at: Timestamp,
+    /// When the holder last gave a sign of life.
+    pub alive_at: Timestamp,
+    /// When it last reported something new.
+    pub progress_at: Timestamp,
+    /// What it last reported.
+    pub progress: Option<String>,
+    /// What it waits for a person for, while it does.
+    pub hold: Option<HoldView>,
+}
+
+/// A claim that waits for a person.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct HoldView {
+    /// For what.
+    pub why: String,
+    /// Until when.
+    pub until: Timestamp,
+}
+
+impl ClaimHolder {
+    /// The view of a claim.
+    #[must_use]
+    pub fn of(claim: &Claim, now: &Moment) -> Self {
+        let hold = claim.hold.as_ref().filter(|hold| now.awake < hold.until);
+        Self {
+            lane: claim.lane.clone(),
+            worker: claim.worker.clone(),
+            token: claim.token,
+            granted_at: claim.granted_at,
+            expires_at: claim.expires_at(now),
+            alive_at: now.wall_of(claim.alive),
+            progress_at: now.wall_of(claim.progress.min(now.awake)),
+            progress: claim.note.clone(),
+            hold: hold.map(|hold| HoldView { why: hold.why.clone(), until: now.wall_of(hold.until) }),
+        }
+    }
+}
+
+/// The answer to a heartbeat or a hold.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LeaseView {
+    /// From this instant on the claim is over.
+    pub expires_at: Timestamp,
+    /// Without something new to report, heartbeats carry the lease no further than this.
+    pub progress_by: Timestamp,
+    /// What the holder should know: `cancel_requested`, `lane_paused`, `progress_needed`, `draining`.
+    pub verbs: Vec<String>,
+}
+
+impl LeaseView {
+    /// The view of a claim's lease.
+    #[must_use]
+    pub fn of(claim: &Claim, verbs: Vec<String>, now: &Moment, terms: &Terms) -> Self {
+        let progress_by = now.wall_of(claim.progress.plus_ms(terms.progress_ms));
+        Self { expires_at: claim.expires_at(now), progress_by, verbs }
+    }
+}
+
+/// A lane, as it stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LaneView {
+    /// Its name.
+    pub lane: Lane,
+    /// `open`, `paused` or `probing`.
+    pub state: String,
+    /// Who paused it.
+    pub paused_by: Option<PausedBy>,
+    /// Why.
+    pub reason: Option<String>,
+    /// Since when it is in this state.
+    pub since: Option<Timestamp>,
+    /// When the pause ends by itself.
+    pub until: Option<Timestamp>,
+    /// What repeated, when the breaker paused it.
+    pub fingerprint: Option<String>,
+    /// Rises with every resume.
+    pub generation: u64,
+    /// While it is opening again: how many claims it may have at once.
+    pub probes: Option<u32>,
+    /// Claims it has.
+    pub wip: usize,
+    /// Claims it may have.
+    pub wip_limit: Option<usize>,
+}
+
+impl LaneView {
+    /// The view of a lane.
+    #[must_use]
+    pub fn of(lane: &LaneState, wip: usize, wip_limit: Option<usize>) -> Self {
+        let pause = lane.paused();
+        let (state, probes) = match &lane.gate {
+            Gate::Open => ("open", None),
+            Gate::Paused(_) => ("paused", None),
+            Gate::Probing { step, .. } => ("probing", STEPS.get(*step).copied()),
+        };
+        Self {
+            lane: lane.lane.clone(),
+            state: state.to_owned(),
+            paused_by: pause.map(|pause| pause.by),
+            reason: pause.map(|pause| pause.reason.clone()),
+            since: lane.since,
+            until: pause.and_then(|pause| pause.until),
+            fingerprint: pause.and_then(|pause| pause.fingerprint.clone()),
+            generation: lane.generation,
+            probes,
+            wip,
+            wip_limit,
+        }
+    }
+}
+
+/// What asks for a todo's claim to be changed, or a lane, or the todos themselves.
+#[derive(Debug, Clone)]
+pub enum Mutation {
+    /// `POST …/heartbeat`.
+    Heartbeat {
+        /// Which todo.
+        todo: TodoKey,
+        /// What was sent.
+        body: HeartbeatRequest,
+    },
+    /// `POST …/hold`.
+    Hold {
+        /// Which todo.
+        todo: TodoKey,
+        /// What was sent.
+        body: HoldRequest,
+    },
+    /// `POST …/release`.
+    Release {
+        /// Which todo.
+        todo: TodoKey,
+        /// Under which token.
+        token: u64,
+    },
+    /// `POST …/redrive`.
+    Redrive {
+        /// Which todo.
+        todo: TodoKey,
+    },
+    /// `POST /todos/{repo}`.
+    File {
+        /// In which repository.
+        repo: RepoName,
+        /// What was sent.
+        body: NewTodo,
+    },
+    /// `PUT …/after`.
+    SetAfter {
+        /// Which todo.
+        todo: TodoKey,
+        /// What it comes after.
+        after: Vec<Slug>,
+    },
+    /// `POST /lanes/{lane}/pause`.
+    Pause {
+        /// Which lane.
+        lane: Lane,
+        /// What was sent.
+        body: PauseRequest,
+    },
+    /// `POST /lanes/{lane}/resume`.
+    Resume {
+        /// Which lane.
+        lane: Lane,
+    },
+}
+
+impl Mutation {
+    /// The repository it is about, if it is about one.
+    #[must_use]
+    pub const fn repo(&self) -> Option<&RepoName> {
+        match self {
+            Self::Heartbeat { todo, .. }
+            | Self::Hold { todo, .. }
+            | Self::Release { todo, .. }
+            | Self::Redrive { todo }
+            | Self::SetAfter { todo, .. } => Some(&todo.repo),
+            Self::File { repo, .. } => Some(repo),
+            Self::Pause { .. } | Self::Resume { .. } => None,
+        }
+    }
+}
+
+/// The body of `POST /todos/{repo}/{slug}/heartbeat`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HeartbeatRequest {
+    /// The claim's token.
+    pub token: u64,
+    /// What is being done, at most 2000 characters. Something new is progress; the same again is not.
+    pub progress: Option<String>,
+    /// How far from now the lease shall reach, in milliseconds; a whole lease when left out, and at most that.
+    pub extend_ms: Option<u64>,
+}
+
+/// The body of `POST /todos/{repo}/{slug}/hold`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HoldRequest {
+    /// The claim's token.
+    pub token: u64,
+    /// How long from now, in milliseconds.
+    pub for_ms: u64,
+    /// What is waited for, at most 2000 characters.
+    pub why: String,
+}
+
+/// The body of `POST /todos/{repo}/{slug}/release`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReleaseRequest {
+    /// The claim's token.
+    pub token: u64,
+}
+
+/// The body of `PUT /todos/{repo}/{slug}/after`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AfterRequest {
+    /// The todos that have to be done first, in the place of those known before.
+    pub after: Vec<Slug>,
+}
+
+/// The body of `POST /lanes/{lane}/pause`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PauseRequest {
+    /// Why, for whoever asks this lane for work; at most 2000 characters.
+    pub reason: String,
+    /// When the pause ends by itself; never when left out.
+    pub until: Option<Timestamp>,
+}
+
+/// A body without content: `{}`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NoContent {}
+
+/// The body of `POST /failures/explain`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ExplainRequest {
+    /// The words of a failure.
+    pub text: String,
 }
 
 /// Whether work is accepted, and what speaks for and against it.

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use super::claim::Claim;
 use super::ids::{Lane, Oid, OperationId, RepoName, Slug, Worker};
 use super::phase::PhaseReport;
-use super::record::Stage;
-use super::time::Timestamp;
+use super::time::{Moment, Timestamp};
+use super::todo::{How, Stage};
 
 /// How long a call may wait for its run when it does not say, in milliseconds.
 pub const WAIT_MS_DEFAULT: u64 = 2_000;
@@ -48,6 +48,12 @@ pub struct WorkOrder {
     pub worktree: WorktreeView,
     /// Worktree-relative paths of the files that say what to do.
     pub brief: Vec<String>,
+    /// What to do, of a todo that was filed and has no files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instructions: Option<String>,
+    /// What the last review asked for, at the stage `fix`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub findings: Option<String>,
     /// The lease.
     pub claim: ClaimView,
     /// The operation that last changed something for this todo.
@@ -98,20 +104,17 @@ pub struct ClaimView {
     pub heartbeat_every_ms: i64,
 }
 
-/// How often a holder should send a heartbeat, in milliseconds.
-pub const HEARTBEAT_EVERY_MS: i64 = 60_000;
-
 impl ClaimView {
     /// The view of a claim; `repeated` says that the caller held it before this call.
     #[must_use]
-    pub fn of(claim: &Claim, repeated: bool) -> Self {
+    pub fn of(claim: &Claim, repeated: bool, now: &Moment, heartbeat_every_ms: i64) -> Self {
         Self {
             token: claim.token,
             worker: claim.worker.clone(),
             guard: repeated.then(|| "duplicate_claim_guard".to_owned()),
             granted_at: claim.granted_at,
-            expires_at: claim.expires_at,
-            heartbeat_every_ms: HEARTBEAT_EVERY_MS,
+            expires_at: claim.expires_at(now),
+            heartbeat_every_ms,
         }
     }
 }
@@ -126,4 +129,42 @@ pub struct NextStep {
     pub method: String,
     /// Path on this server.
     pub path: String,
+}
+
+/// The answer to a complete that counts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Completion {
+    /// The repository.
+    pub repo: RepoName,
+    /// The todo.
+    pub slug: Slug,
+    /// The token it was completed under.
+    pub token: u64,
+    /// How it went: `done`, `failed` or `blocked`.
+    pub outcome: How,
+    /// `duplicate_complete_guard` when it was counted before.
+    pub guard: Option<String>,
+    /// The stage the todo came to.
+    pub stage: Stage,
+    /// Failed attempts since it last came a stage further.
+    pub attempts: u32,
+    /// When it was counted.
+    pub completed_at: Timestamp,
+    /// The operation that judged it, when one ran.
+    pub operation: Option<OperationId>,
+    /// What was decided about each phase, when one ran.
+    #[serde(default)]
+    pub phases: Vec<PhaseReport>,
+    /// What the worker can do next.
+    pub next: Vec<NextStep>,
+}
+
+/// The result of an operation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Product {
+    /// Of one that made a worktree ready.
+    Order(Box<WorkOrder>),
+    /// Of one that judged finished work.
+    Completion(Box<Completion>),
 }

@@ -16,6 +16,7 @@ mod writer;
 mod tests;
 
 use std::fs::{File, OpenOptions};
+use std::future::Future;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,7 +29,7 @@ use tokio::sync::Semaphore;
 
 pub use error::StoreError;
 pub use write::Write;
-pub use writer::StoreStats;
+pub use writer::{Chain, StoreStats};
 
 use crate::model::ids::OperationId;
 use crate::model::time::Timestamp;
@@ -76,7 +77,16 @@ impl Store {
 
     /// Commits a batch: all of it or nothing. When this returns, it is on disk. Returns the last sequence number.
     pub async fn commit(&self, batch: Vec<Write>) -> Result<u64, StoreError> {
-        self.writer.commit(batch).await
+        self.writer.enqueue(batch, None).await
+    }
+
+    /// Queues a batch of a chain, in the order of the calls; what comes back is ready when it is on disk.
+    pub fn enqueue(
+        &self,
+        batch: Vec<Write>,
+        chain: &Chain,
+    ) -> impl Future<Output = Result<u64, StoreError>> + Send + use<> {
+        self.writer.enqueue(batch, Some(chain.clone()))
     }
 
     /// Closes every operation an earlier daemon left open as interrupted, and says which.

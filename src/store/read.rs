@@ -7,12 +7,16 @@ use serde::de::DeserializeOwned;
 
 use super::error::StoreError;
 use super::{ReaderPool, Store, schema};
-use crate::model::claim::Claim;
-use crate::model::event::Event;
-use crate::model::ids::{OperationId, RepoName, Slug, TodoKey};
+use crate::model::desk::Change;
+use crate::model::event::{Event, Subject};
+use crate::model::failure::{Failure, FailureView};
+use crate::model::filed::Filed;
+use crate::model::ids::{IdempotencyKey, Lane, OperationId, RepoName, Slug, TodoKey};
+use crate::model::kept::Kept;
 use crate::model::operation::Operation;
-use crate::model::record::{SlugRecord, Stage, Verdict, VerdictKey};
-use crate::model::time::Timestamp;
+use crate::model::record::{SlugRecord, Verdict, VerdictKey};
+use crate::model::time::{Awake, Timestamp};
+use crate::model::todo::{Parked, TodoState};
 
 impl ReaderPool {
     /// Lends a connection to `read` on a thread that may block.
@@ -73,57 +77,158 @@ impl Store {
             .await
     }
 
-    /// The newest claim of every todo, live or not.
-    pub async fn claims(&self) -> Result<Vec<Claim>, StoreError> {
-        self.readers.with(|db| records(db, "SELECT record FROM claims", [])).await
-    }
-
-    /// The stage of every todo that has one on record.
-    pub async fn stages(&self) -> Result<Vec<(TodoKey, Stage)>, StoreError> {
+    /// Everything the dispatcher has decided and still goes by, in the order it takes it in.
+    pub async fn decided(&self) -> Result<Vec<Change>, StoreError> {
         self.readers
             .with(|db| {
-                let mut statement = db.prepare_cached("SELECT repo, slug, stage FROM stages")?;
-                let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+                let mut all = Vec::new();
+                let awake: Option<i64> = db.query_row("SELECT awake FROM clock", [], |row| row.get(0)).optional()?;
+                all.extend(awake.map(|awake| Change::Awake(Awake::from_ms(awake))));
+                for (todo, state) in keyed_records::<TodoState>(db, "SELECT repo, slug, record FROM todos")? {
+                    all.push(Change::Todo { todo, state: Arc::new(state), events: Vec::new() });
+                }
+                for state in records(db, "SELECT record FROM lanes", [])? {
+                    all.push(Change::Lane { state, event: None });
+                }
+                let newest =
+                    "SELECT record FROM (SELECT seq, record FROM failures ORDER BY seq DESC LIMIT ?1) ORDER BY seq";
+                all.extend(records(db, newest, [TALLIED_MAX])?.into_iter().map(Change::Failed));
+                for (todo, filed) in keyed_records::<Filed>(db, "SELECT repo, slug, record FROM filed")? {
+                    all.push(Change::Filed { repo: todo.repo, filed });
+                }
+                for (todo, after) in keyed_records::<Vec<Slug>>(db, "SELECT repo, slug, record FROM after_set")? {
+                    all.push(Change::AfterSet { todo, after });
+                }
+                Ok(all)
+            })
+            .await
+    }
+
+    /// The answer kept under a key.
+    pub async fn kept(&self, key: &IdempotencyKey) -> Result<Option<Kept>, StoreError> {
+        let key = key.clone();
+        self.readers.with(move |db| record(db, "SELECT record FROM kept WHERE key = ?1", [key.as_str()])).await
+    }
+
+    /// Failures since a time, of one lane or all, by lane, fingerprint and generation; the newest first.
+    pub async fn failures(&self, lane: Option<&Lane>, since: Timestamp) -> Result<Vec<FailureView>, StoreError> {
+        let lane = lane.cloned();
+        self.readers.with(move |db| failures(db, lane.as_ref(), since)).await
+    }
+
+    /// The results of a todo that came too late to count, newest first.
+    pub async fn parked(&self, todo: &TodoKey, limit: usize) -> Result<Vec<Parked>, StoreError> {
+        let (todo, limit) = (todo.clone(), i64::try_from(limit).unwrap_or(i64::MAX));
+        self.readers
+            .with(move |db| {
+                let mut statement = db.prepare_cached(
+                    "SELECT at, record FROM parked WHERE repo = ?1 AND slug = ?2 ORDER BY seq DESC LIMIT ?3",
+                )?;
+                let rows = statement.query_map(params![todo.repo.as_str(), todo.slug.as_str(), limit], |row| {
+                    Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?))
+                })?;
                 rows.map(|row| {
-                    let (repo, slug, stage): (String, String, String) = row?;
-                    Ok((key(&repo, &slug)?, serde_json::from_value(stage.into())?))
+                    let (at, text) = row?;
+                    Ok(Parked { at: Timestamp::from_ms(at), result: serde_json::from_str(&text)? })
                 })
                 .collect()
             })
             .await
     }
 
-    /// Events after a sequence number, oldest first.
-    pub async fn events(&self, after: u64, limit: usize) -> Result<Vec<Event>, StoreError> {
-        let (after, limit) = (i64::try_from(after).unwrap_or(i64::MAX), i64::try_from(limit).unwrap_or(i64::MAX));
+    /// What happened to a todo, newest first.
+    pub async fn history(&self, todo: &TodoKey, limit: usize) -> Result<Vec<Event>, StoreError> {
+        let (todo, limit) = (todo.clone(), i64::try_from(limit).unwrap_or(i64::MAX));
         self.readers
             .with(move |db| {
-                let mut statement = db.prepare_cached(
-                    "SELECT seq, at, kind, repo, slug, data FROM events WHERE seq > ?1 ORDER BY seq LIMIT ?2",
-                )?;
-                let mut rows = statement.query(params![after, limit])?;
-                let mut events = Vec::new();
-                while let Some(row) = rows.next()? {
-                    events.push(event(row)?);
-                }
-                Ok(events)
+                let sql = "SELECT seq, at, kind, repo, slug, data, lane FROM events WHERE repo = ?1 AND slug = ?2 ORDER BY seq DESC LIMIT ?3";
+                events(db, sql, params![todo.repo.as_str(), todo.slug.as_str(), limit])
             })
             .await
     }
+
+    /// The newest verdicts of a todo, newest first.
+    pub async fn verdicts_of(&self, todo: &TodoKey, limit: usize) -> Result<Vec<Verdict>, StoreError> {
+        let (todo, limit) = (todo.clone(), i64::try_from(limit).unwrap_or(i64::MAX));
+        let sql = "SELECT record FROM verdicts WHERE json_extract(record, '$.todo.repo') = ?1 AND json_extract(record, '$.todo.slug') = ?2 ORDER BY seq DESC LIMIT ?3";
+        self.readers.with(move |db| records(db, sql, params![todo.repo.as_str(), todo.slug.as_str(), limit])).await
+    }
+
+    /// Events after a sequence number, oldest first.
+    pub async fn events(&self, after: u64, limit: usize) -> Result<Vec<Event>, StoreError> {
+        let (after, limit) = (i64::try_from(after).unwrap_or(i64::MAX), i64::try_from(limit).unwrap_or(i64::MAX));
+        let sql = "SELECT seq, at, kind, repo, slug, data, lane FROM events WHERE seq > ?1 ORDER BY seq LIMIT ?2";
+        self.readers.with(move |db| events(db, sql, params![after, limit])).await
+    }
+}
+
+/// Failures the breakers' counts are made from again at a start.
+const TALLIED_MAX: i64 = 20_000;
+/// Todos named per line of the failures.
+const FAILED_TODOS_MAX: i64 = 100;
+
+fn failures(db: &Connection, lane: Option<&Lane>, since: Timestamp) -> Result<Vec<FailureView>, StoreError> {
+    let mut statement = db.prepare_cached(
+        "SELECT lane, fingerprint, generation, count(*), min(at), max(at), max(seq) FROM failures
+         WHERE at >= ?1 AND (?2 IS NULL OR lane = ?2) GROUP BY lane, fingerprint, generation ORDER BY max(seq) DESC",
+    )?;
+    let mut rows = statement.query(params![since.as_ms(), lane.map(Lane::as_str)])?;
+    let mut views = Vec::new();
+    while let Some(row) = rows.next()? {
+        let (name, fingerprint): (String, String) = (row.get(0)?, row.get(1)?);
+        let generation: i64 = row.get(2)?;
+        let newest: Option<Failure> =
+            record(db, "SELECT record FROM failures WHERE seq = ?1", [row.get::<_, i64>(6)?])?;
+        let mut todos = db.prepare_cached(
+            "SELECT DISTINCT json_extract(record, '$.repo') || '/' || json_extract(record, '$.slug') FROM failures
+             WHERE lane = ?1 AND fingerprint = ?2 AND generation = ?3 AND at >= ?4 LIMIT ?5",
+        )?;
+        let todos = todos
+            .query_map(params![name, fingerprint, generation, since.as_ms(), FAILED_TODOS_MAX], |row| row.get(0))?
+            .collect::<Result<_, _>>()?;
+        let Some(newest) = newest else { continue };
+        views.push(FailureView {
+            lane: newest.lane,
+            fingerprint,
+            generation: newest.generation,
+            count: u64::try_from(row.get::<_, i64>(3)?).unwrap_or(0),
+            todos,
+            first_at: Timestamp::from_ms(row.get(4)?),
+            last_at: Timestamp::from_ms(row.get(5)?),
+            sample: newest.sample,
+            source: newest.source,
+        });
+    }
+    Ok(views)
+}
+
+fn events(db: &Connection, sql: &str, at: impl Params) -> Result<Vec<Event>, StoreError> {
+    let mut statement = db.prepare_cached(sql)?;
+    let mut rows = statement.query(at)?;
+    let mut events = Vec::new();
+    while let Some(row) = rows.next()? {
+        events.push(event(row)?);
+    }
+    Ok(events)
+}
+
+fn keyed_records<T: DeserializeOwned>(db: &Connection, sql: &str) -> Result<Vec<(TodoKey, T)>, StoreError> {
+    let mut statement = db.prepare_cached(sql)?;
+    let rows = statement
+        .query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get::<_, String>(2)?)))?;
+    rows.map(|row| {
+        let (repo, slug, text) = row?;
+        Ok((key(&repo, &slug)?, serde_json::from_str(&text)?))
+    })
+    .collect()
 }
 
 fn slug_record(db: &Connection, todo: &TodoKey) -> Result<SlugRecord, StoreError> {
     let at = params![todo.repo.as_str(), todo.slug.as_str()];
-    let stage: Option<String> = db
-        .prepare_cached("SELECT stage FROM stages WHERE repo = ?1 AND slug = ?2")?
-        .query_row(at, |row| row.get(0))
-        .optional()?;
     let last =
         "SELECT id FROM operations WHERE repo = ?1 AND slug = ?2 AND state = 'succeeded' ORDER BY id DESC LIMIT 1";
     let last: Option<String> = db.prepare_cached(last)?.query_row(at, |row| row.get(0)).optional()?;
     Ok(SlugRecord {
-        stage: stage.map(|stage| serde_json::from_value(stage.into())).transpose()?.unwrap_or_default(),
-        claim: record(db, "SELECT record FROM claims WHERE repo = ?1 AND slug = ?2", at)?,
         last_operation: last
             .map(|id| OperationId::parse(&id).map_err(|error| StoreError::Corrupt(error.to_string())))
             .transpose()?,
@@ -157,9 +262,18 @@ fn event(row: &Row<'_>) -> Result<Event, StoreError> {
         seq: u64::try_from(row.get::<_, i64>(0)?).unwrap_or(0),
         at: Timestamp::from_ms(row.get(1)?),
         kind: serde_json::from_value(kind.into())?,
-        todo: key(&row.get::<_, String>(3)?, &row.get::<_, String>(4)?)?,
+        subject: subject(row)?,
         data: serde_json::from_str(&data)?,
     })
+}
+
+fn subject(row: &Row<'_>) -> Result<Subject, StoreError> {
+    let lane: String = row.get(6)?;
+    if lane.is_empty() {
+        return Ok(Subject::Todo(key(&row.get::<_, String>(3)?, &row.get::<_, String>(4)?)?));
+    }
+    let lane = Lane::parse(&lane).map_err(|error| StoreError::Corrupt(error.to_string()))?;
+    Ok(Subject::Lane { lane })
 }
 
 fn key(repo: &str, slug: &str) -> Result<TodoKey, StoreError> {

@@ -14,7 +14,8 @@ const APPLICATION_ID: i32 = 0x534c_5547;
 pub const BUSY_LIMIT: Duration = Duration::from_secs(5);
 
 /// One step per released version; a step is never changed, only followed by another.
-const MIGRATIONS: [&str; 1] = ["
+const MIGRATIONS: [&str; 2] = [
+    "
     CREATE TABLE events (
         seq INTEGER PRIMARY KEY AUTOINCREMENT,
         at INTEGER NOT NULL,
@@ -61,7 +62,69 @@ const MIGRATIONS: [&str; 1] = ["
         record TEXT NOT NULL
     ) STRICT;
     CREATE INDEX verdicts_by_key ON verdicts (tree, definition, environment, seq);
-"];
+",
+    // Claims were counted in wall time before: what is left of a lease is what is left of it now.
+    "
+    ALTER TABLE events ADD COLUMN lane TEXT NOT NULL DEFAULT '';
+    CREATE TABLE todos (
+        repo TEXT NOT NULL,
+        slug TEXT NOT NULL,
+        token INTEGER NOT NULL,
+        record TEXT NOT NULL,
+        PRIMARY KEY (repo, slug)
+    ) STRICT;
+    INSERT INTO todos (repo, slug, token, record)
+        SELECT c.repo, c.slug, c.token, json_object(
+            'stage', coalesce(s.stage, 'build'),
+            'token', c.token,
+            'claim', json_object(
+                'todo', json_object('repo', c.repo, 'slug', c.slug),
+                'token', c.token,
+                'lane', json_extract(c.record, '$.lane'),
+                'worker', json_extract(c.record, '$.worker'),
+                'granted_at', json_extract(c.record, '$.granted_at'),
+                'expires', CAST((julianday(json_extract(c.record, '$.expires_at')) - julianday('now')) * 86400000 AS INTEGER),
+                'alive', 0,
+                'progress', 0,
+                'generation', 1))
+        FROM claims c LEFT JOIN stages s ON s.repo = c.repo AND s.slug = c.slug;
+    DROP TABLE claims;
+    DROP TABLE stages;
+    CREATE TABLE lanes (lane TEXT PRIMARY KEY, record TEXT NOT NULL) STRICT, WITHOUT ROWID;
+    CREATE TABLE failures (
+        seq INTEGER PRIMARY KEY,
+        lane TEXT NOT NULL,
+        generation INTEGER NOT NULL,
+        fingerprint TEXT NOT NULL,
+        at INTEGER NOT NULL,
+        record TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX failures_by_lane ON failures (lane, fingerprint, generation, at);
+    CREATE TABLE filed (
+        repo TEXT NOT NULL,
+        slug TEXT NOT NULL,
+        record TEXT NOT NULL,
+        PRIMARY KEY (repo, slug)
+    ) STRICT;
+    CREATE TABLE after_set (
+        repo TEXT NOT NULL,
+        slug TEXT NOT NULL,
+        record TEXT NOT NULL,
+        PRIMARY KEY (repo, slug)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE parked (
+        seq INTEGER PRIMARY KEY,
+        repo TEXT NOT NULL,
+        slug TEXT NOT NULL,
+        at INTEGER NOT NULL,
+        record TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX parked_of_todo ON parked (repo, slug, seq);
+    CREATE TABLE kept (key TEXT PRIMARY KEY, at INTEGER NOT NULL, record TEXT NOT NULL) STRICT;
+    CREATE INDEX kept_by_age ON kept (at);
+    CREATE TABLE clock (id INTEGER PRIMARY KEY CHECK (id = 1), awake INTEGER NOT NULL) STRICT;
+",
+];
 
 /// Opens the file for writing: makes it if it is not there, refuses what is not a whole ledger of a known version.
 pub fn open(path: &Path) -> Result<Connection, StoreError> {
@@ -145,4 +208,16 @@ fn migrate(connection: &Connection) -> Result<(), rusqlite::Error> {
         connection.execute_batch(&format!("BEGIN IMMEDIATE; {step}; PRAGMA user_version = {}; COMMIT;", index + 1))?;
     }
     Ok(())
+}
+
+/// A ledger as the first version made it, with what `fill` puts in.
+#[cfg(test)]
+pub fn make_first_version(path: &Path, fill: impl FnOnce(&Connection)) {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
+    let connection = connect(path, flags).expect("opens");
+    connection.pragma_update(None, "application_id", APPLICATION_ID).expect("sets");
+    connection.execute_batch(MIGRATIONS[0]).expect("makes tables");
+    connection.pragma_update(None, "user_version", 1).expect("sets");
+    connection.pragma_update(None, "journal_mode", "WAL").expect("sets");
+    fill(&connection);
 }

@@ -5,12 +5,15 @@ use std::sync::Arc;
 
 use rusqlite::Connection;
 
-use super::{Store, StoreError, Write};
-use crate::model::claim::Claim;
+use super::{Chain, Store, StoreError, Write};
+use crate::model::desk::Change;
+use crate::model::event::EventKind;
+use crate::model::filed::{Filed, NewTodo};
 use crate::model::ids::{Lane, OperationId, RepoName, Slug, TodoKey, Worker};
 use crate::model::operation::{Operation, OperationKind, OperationState};
-use crate::model::record::{MarkState, Stage, WorktreeMark};
+use crate::model::record::{MarkState, WorktreeMark};
 use crate::model::time::Timestamp;
+use crate::model::todo::{Stage, TodoState};
 
 fn todo(slug: &str) -> TodoKey {
     TodoKey { repo: RepoName::parse("app").expect("name"), slug: Slug::parse(slug).expect("slug") }
@@ -40,15 +43,19 @@ fn opened(number: u32, slug: &str) -> Vec<Write> {
     vec![Write::OperationOpened(Box::new(operation(number, slug)))]
 }
 
-fn claim(token: u64) -> Write {
-    Write::ClaimGranted(Claim {
-        todo: todo("fix"),
-        token,
-        lane: Lane::parse("builder").expect("lane"),
-        worker: Worker::default_of_lane(),
-        granted_at: Timestamp::from_ms(5),
-        expires_at: Timestamp::from_ms(6),
-    })
+fn at(ms: i64) -> Timestamp {
+    Timestamp::from_ms(ms)
+}
+
+fn decided(change: Change) -> Write {
+    Write::Decided { change, at: at(5) }
+}
+
+/// A todo whose highest token is this one.
+fn token(token: u64) -> Write {
+    let state = Arc::new(TodoState { stage: Stage::Build, token, ..TodoState::default() });
+    let events = vec![(EventKind::ClaimGranted, serde_json::json!({ "token": token }))];
+    decided(Change::Todo { todo: todo("fix"), state, events })
 }
 
 fn ledger() -> (tempfile::TempDir, Store) {
@@ -107,12 +114,65 @@ async fn an_ended_operation_never_changes_again() {
 #[tokio::test]
 async fn tokens_of_a_todo_only_rise() {
     let (_dir, store) = ledger();
-    store.commit(vec![claim(3)]).await.expect("commits");
-    for old in [1, 3] {
-        assert!(matches!(store.commit(vec![claim(old)]).await, Err(StoreError::Conflict(_))));
-    }
-    store.commit(vec![claim(4)]).await.expect("commits");
-    assert_eq!(store.claims().await.expect("reads")[0].token, 4);
+    store.commit(vec![token(3)]).await.expect("commits");
+    assert!(matches!(store.commit(vec![token(2)]).await, Err(StoreError::Conflict(_))));
+    store.commit(vec![token(4)]).await.expect("commits");
+    let decided = store.decided().await.expect("reads");
+    assert!(matches!(decided.as_slice(), [Change::Todo { state, .. }] if state.token == 4), "{decided:?}");
+}
+
+#[tokio::test]
+async fn nothing_of_a_chain_is_written_behind_a_batch_that_was_not() {
+    let (_dir, store) = ledger();
+    store.commit(vec![token(5)]).await.expect("commits");
+    let (torn, other) = (Chain::default(), Chain::default());
+    let filed = |slug: &str| {
+        let new = NewTodo { slug: todo(slug).slug, brief: String::new(), lane: None, after: vec![], priority: 0 };
+        let filed = Filed { todo: new, remedy: None, at: at(1) };
+        vec![decided(Change::Filed { repo: todo("fix").repo, filed })]
+    };
+    let written = [
+        store.enqueue(filed("before"), &torn),
+        store.enqueue(vec![token(1)], &torn),
+        store.enqueue(filed("behind"), &torn),
+        store.enqueue(filed("elsewhere"), &other),
+    ];
+    let results = futures_util::future::join_all(written).await;
+    assert_eq!(results.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, false, false, true]);
+    assert!(torn.is_broken() && !other.is_broken());
+    assert!(store.enqueue(filed("later"), &torn).await.is_err());
+    let there: Vec<String> = store
+        .decided()
+        .await
+        .expect("reads")
+        .into_iter()
+        .filter_map(|change| match change {
+            Change::Filed { filed, .. } => Some(filed.todo.slug.to_string()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(there, ["before", "elsewhere"]);
+}
+
+#[tokio::test]
+async fn a_ledger_of_the_first_version_opens_with_its_claims_as_they_were() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let path = dir.path().join("ledger.db");
+    super::schema::make_first_version(&path, |db| {
+        let soon = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(600);
+        let claim = serde_json::json!({
+            "todo": { "repo": "app", "slug": "fix" }, "token": 7, "lane": "builder", "worker": "w1",
+            "granted_at": "2026-01-01T00:00:00.000Z", "expires_at": soon.to_string(),
+        });
+        db.execute("INSERT INTO claims VALUES ('app', 'fix', 7, ?1)", [claim.to_string()]).expect("writes");
+        db.execute("INSERT INTO stages VALUES ('app', 'fix', 'build')", []).expect("writes");
+    });
+    let store = Store::open(&path).expect("migrates");
+    let decided = store.decided().await.expect("reads");
+    let [Change::Todo { state, .. }] = decided.as_slice() else { panic!("{decided:?}") };
+    let claim = state.claim.as_ref().expect("the claim is there");
+    assert_eq!((state.stage, state.token, claim.worker.as_str()), (Stage::Build, 7, "w1"));
+    assert!((500_000..=600_000).contains(&claim.expires.as_ms()), "{claim:?}");
 }
 
 #[tokio::test]
@@ -120,24 +180,17 @@ async fn what_was_answered_is_there_after_opening_again() {
     let dir = tempfile::tempdir().expect("temp dir");
     let path = dir.path().join("ledger.db");
     let store = Store::open(&path).expect("opens");
-    let at = Timestamp::from_ms(7);
+    let at = at(7);
     let mark = WorktreeMark { state: MarkState::Started, at };
-    let writes = vec![
-        Write::WorktreeMarked { todo: todo("fix"), mark: Some(mark.clone()), at },
-        Write::StageChanged { todo: todo("fix"), stage: Stage::Build, at },
-        claim(1),
-    ];
+    let writes = vec![Write::WorktreeMarked { todo: todo("fix"), mark: Some(mark.clone()), at }, token(1)];
     let seq = store.commit(writes).await.expect("commits");
-    assert_eq!(seq, 3);
+    assert_eq!(seq, 2);
     store.close().await;
     drop(store);
     let store = Store::open(&path).expect("opens again");
     let record = store.slug(&todo("fix")).await.expect("reads");
-    assert_eq!(
-        (record.worktree, record.stage, record.claim.map(|claim| claim.token)),
-        (Some(mark), Stage::Build, Some(1))
-    );
-    assert_eq!(store.events(1, 10).await.expect("reads").len(), 2);
+    assert_eq!(record.worktree, Some(mark));
+    assert_eq!(store.events(1, 10).await.expect("reads").len(), 1);
 }
 
 #[tokio::test]

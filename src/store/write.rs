@@ -1,21 +1,26 @@
 //! What can be written: each entry appends one event and changes the view it is about, in one transaction.
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, params};
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::error::StoreError;
-use crate::model::claim::Claim;
+use crate::model::desk::Change;
 use crate::model::event::EventKind;
-use crate::model::ids::{OperationId, TodoKey};
+use crate::model::failure::Failure;
+use crate::model::ids::{IdempotencyKey, Lane, OperationId, TodoKey};
+use crate::model::kept::{KEPT_FOR_MS, Kept};
 use crate::model::operation::{Operation, OperationState};
 use crate::model::phase::PhaseReport;
 use crate::model::problem::{Problem, ProblemCode};
-use crate::model::record::{ConflictMark, PrepareMark, Stage, SyncMark, TodoMark, Verdict, WorktreeMark};
+use crate::model::record::{ConflictMark, PrepareMark, SyncMark, TodoMark, Verdict, WorktreeMark};
 use crate::model::time::Timestamp;
 
 /// Verdicts kept; older ones are let go, and their trees are judged again if they ever come back.
 const VERDICTS_MAX: i64 = 10_000;
+
+/// Failures kept; older ones are let go.
+const FAILURES_MAX: i64 = 100_000;
 
 /// One entry of the ledger.
 #[derive(Debug, Clone)]
@@ -35,16 +40,19 @@ pub enum Write {
         /// When.
         at: Timestamp,
     },
-    /// A claim was granted. A token that is not above every earlier one of its todo is a conflict.
-    ClaimGranted(Claim),
-    /// A todo came to a stage.
-    StageChanged {
-        /// Which.
-        todo: TodoKey,
-        /// Where it is now.
-        stage: Stage,
+    /// The dispatcher decided something. A todo's token that goes back is a conflict.
+    Decided {
+        /// What.
+        change: Change,
         /// When.
         at: Timestamp,
+    },
+    /// An answer is kept under its key. Another answer under the same key is a conflict.
+    Kept {
+        /// The key.
+        key: IdempotencyKey,
+        /// The answer.
+        kept: Box<Kept>,
     },
     /// The mark of the worktree phase; `None` takes it away.
     WorktreeMarked {
@@ -115,8 +123,8 @@ pub fn apply(db: &Connection, write: &Write) -> Result<(), StoreError> {
         Write::PhaseFinished { operation, todo, report, at } => {
             append(db, *at, EventKind::PhaseFinished, todo, &json!({ "operation": operation, "report": report }))
         }
-        Write::ClaimGranted(claim) => claim_granted(db, claim),
-        Write::StageChanged { todo, stage, at } => stage_changed(db, todo, *stage, *at),
+        Write::Decided { change, at } => decided(db, change, *at),
+        Write::Kept { key, kept } => answer_kept(db, key, kept),
         Write::WorktreeMarked { todo, mark, at } => marked(db, todo, "worktree", mark.as_ref(), *at),
         Write::PrepareMarked { todo, mark, at } => marked(db, todo, "prepare", mark.as_ref(), *at),
         Write::TodoMarked { todo, mark, at } => marked(db, todo, "todo", mark.as_ref(), *at),
@@ -129,6 +137,12 @@ pub fn apply(db: &Connection, write: &Write) -> Result<(), StoreError> {
 fn append(db: &Connection, at: Timestamp, kind: EventKind, todo: &TodoKey, data: &Value) -> Result<(), StoreError> {
     db.prepare_cached("INSERT INTO events (at, kind, repo, slug, data) VALUES (?1, ?2, ?3, ?4, ?5)")?
         .execute(params![at.as_ms(), kind.as_str(), todo.repo.as_str(), todo.slug.as_str(), data.to_string()])?;
+    Ok(())
+}
+
+fn append_lane(db: &Connection, at: Timestamp, kind: EventKind, lane: &Lane, data: &Value) -> Result<(), StoreError> {
+    db.prepare_cached("INSERT INTO events (at, kind, repo, slug, data, lane) VALUES (?1, ?2, '', '', ?3, ?4)")?
+        .execute(params![at.as_ms(), kind.as_str(), data.to_string(), lane.as_str()])?;
     Ok(())
 }
 
@@ -162,29 +176,86 @@ fn operation_event(db: &Connection, operation: &Operation, at: Timestamp) -> Res
     append(db, at, EventKind::OperationUpdated, &operation.todo, &data)
 }
 
-fn claim_granted(db: &Connection, claim: &Claim) -> Result<(), StoreError> {
-    let (repo, slug) = (claim.todo.repo.as_str(), claim.todo.slug.as_str());
-    let latest: Option<i64> = db
-        .prepare_cached("SELECT token FROM claims WHERE repo = ?1 AND slug = ?2")?
-        .query_row(params![repo, slug], |row| row.get(0))
-        .optional()?;
-    let token = i64::try_from(claim.token)
-        .map_err(|_| StoreError::Conflict(format!("token {} of {} is out of range", claim.token, claim.todo)))?;
-    if latest.is_some_and(|latest| latest >= token) {
-        return Err(StoreError::Conflict(format!("token {token} of {} was given before", claim.todo)));
+fn decided(db: &Connection, change: &Change, at: Timestamp) -> Result<(), StoreError> {
+    match change {
+        Change::Todo { todo, state, events } => {
+            let token = whole(state.token)?;
+            let changed = db
+                .prepare_cached(
+                    "INSERT INTO todos (repo, slug, token, record) VALUES (?1, ?2, ?3, ?4)
+                     ON CONFLICT (repo, slug) DO UPDATE SET token = excluded.token, record = excluded.record
+                     WHERE excluded.token >= todos.token",
+                )?
+                .execute(params![todo.repo.as_str(), todo.slug.as_str(), token, serde_json::to_string(&**state)?])?;
+            if changed == 0 {
+                return Err(StoreError::Conflict(format!("token {token} of {todo} is behind one that was given")));
+            }
+            events.iter().try_for_each(|(kind, data)| append(db, at, *kind, todo, data))
+        }
+        Change::Lane { state, event } => {
+            db.prepare_cached("INSERT OR REPLACE INTO lanes (lane, record) VALUES (?1, ?2)")?
+                .execute(params![state.lane.as_str(), serde_json::to_string(state)?])?;
+            match event {
+                Some((kind, data)) => append_lane(db, at, *kind, &state.lane, data),
+                None => Ok(()),
+            }
+        }
+        Change::Failed(failure) => failed(db, failure),
+        Change::Filed { repo, filed } => {
+            let record = serde_json::to_string(filed)?;
+            db.prepare_cached("INSERT INTO filed (repo, slug, record) VALUES (?1, ?2, ?3)")?.execute(params![
+                repo.as_str(),
+                filed.todo.slug.as_str(),
+                record
+            ])?;
+            let todo = TodoKey { repo: repo.clone(), slug: filed.todo.slug.clone() };
+            append(db, at, EventKind::TodoUpdated, &todo, &json!({ "filed": filed }))
+        }
+        Change::AfterSet { todo, after } => {
+            db.prepare_cached("INSERT OR REPLACE INTO after_set (repo, slug, record) VALUES (?1, ?2, ?3)")?
+                .execute(params![todo.repo.as_str(), todo.slug.as_str(), serde_json::to_string(after)?])?;
+            append(db, at, EventKind::TodoUpdated, todo, &json!({ "after": after }))
+        }
+        Change::Parked { todo, complete } => {
+            let (repo, slug) = (todo.repo.as_str(), todo.slug.as_str());
+            db.prepare_cached("INSERT INTO parked (repo, slug, at, record) VALUES (?1, ?2, ?3, ?4)")?
+                .execute(params![repo, slug, at.as_ms(), serde_json::to_string(complete)?])?;
+            append(db, at, EventKind::TodoUpdated, todo, &json!({ "parked": complete }))
+        }
+        Change::Awake(awake) => {
+            db.prepare_cached("INSERT OR REPLACE INTO clock (id, awake) VALUES (1, ?1)")?.execute([awake.as_ms()])?;
+            Ok(())
+        }
     }
-    db.prepare_cached("INSERT OR REPLACE INTO claims (repo, slug, token, record) VALUES (?1, ?2, ?3, ?4)")?
-        .execute(params![repo, slug, token, serde_json::to_string(claim)?])?;
-    append(db, claim.granted_at, EventKind::ClaimGranted, &claim.todo, &serde_json::to_value(claim)?)
 }
 
-fn stage_changed(db: &Connection, todo: &TodoKey, stage: Stage, at: Timestamp) -> Result<(), StoreError> {
-    db.prepare_cached("INSERT OR REPLACE INTO stages (repo, slug, stage) VALUES (?1, ?2, ?3)")?.execute(params![
-        todo.repo.as_str(),
-        todo.slug.as_str(),
-        stage.as_str()
+fn whole(number: u64) -> Result<i64, StoreError> {
+    i64::try_from(number).map_err(|_| StoreError::Conflict(format!("{number} is out of range")))
+}
+
+fn failed(db: &Connection, failure: &Failure) -> Result<(), StoreError> {
+    db.prepare_cached("INSERT INTO failures (lane, generation, fingerprint, at, record) VALUES (?1, ?2, ?3, ?4, ?5)")?
+        .execute(params![
+            failure.lane.as_str(),
+            whole(failure.generation)?,
+            failure.fingerprint,
+            failure.at.as_ms(),
+            serde_json::to_string(failure)?
+        ])?;
+    db.prepare_cached("DELETE FROM failures WHERE seq <= (SELECT max(seq) FROM failures) - ?1")?
+        .execute([FAILURES_MAX])?;
+    let data = json!({ "failure": failure.fingerprint, "source": failure.source, "lane": failure.lane, "generation": failure.generation, "token": failure.token });
+    append(db, failure.at, EventKind::TodoUpdated, &failure.todo, &data)
+}
+
+fn answer_kept(db: &Connection, key: &IdempotencyKey, kept: &Kept) -> Result<(), StoreError> {
+    db.prepare_cached("DELETE FROM kept WHERE at < ?1")?.execute([kept.at.as_ms() - KEPT_FOR_MS])?;
+    db.prepare_cached("INSERT INTO kept (key, at, record) VALUES (?1, ?2, ?3)")?.execute(params![
+        key.as_str(),
+        kept.at.as_ms(),
+        serde_json::to_string(kept)?
     ])?;
-    append(db, at, EventKind::TodoUpdated, todo, &json!({ "stage": stage }))
+    Ok(())
 }
 
 fn marked<M: Serialize>(

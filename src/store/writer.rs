@@ -2,10 +2,11 @@
 //! once and answers everybody: one sync to disk however many wait.
 
 use std::fs::File;
+use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use rusqlite::Connection;
@@ -23,8 +24,32 @@ const BATCHES_PER_COMMIT_MAX: usize = 256;
 
 type Answer = oneshot::Sender<Result<u64, StoreError>>;
 
+/// Batches that build on one another: once one of them was not written, none after it is. So somebody who decides
+/// faster than the disk never has a decision on disk without those it rests on.
+#[derive(Debug, Clone, Default)]
+pub struct Chain(Arc<AtomicBool>);
+
+impl Chain {
+    /// Whether a batch of it was not written.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+
+    fn tear(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+/// What is on its way to the disk, and who waits for it.
+struct Batch {
+    writes: Vec<Write>,
+    chain: Option<Chain>,
+    answer: Answer,
+}
+
 enum Job {
-    Batch(Vec<Write>, Answer),
+    Batch(Batch),
     Close(oneshot::Sender<()>),
 }
 
@@ -84,20 +109,33 @@ impl Writer {
         Ok(Self { jobs, counters })
     }
 
-    /// Queues a batch and waits for its commit.
-    pub async fn commit(&self, batch: Vec<Write>) -> Result<u64, StoreError> {
+    /// Queues a batch, in the order of the calls, and gives back what to wait for.
+    pub fn enqueue(
+        &self,
+        writes: Vec<Write>,
+        chain: Option<Chain>,
+    ) -> impl Future<Output = Result<u64, StoreError>> + Send + use<> {
         let (answer, answered) = oneshot::channel();
-        self.counters.waiting.fetch_add(1, Ordering::Relaxed);
-        let queued = self.jobs.try_send(Job::Batch(batch, answer)).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => StoreError::Busy,
-            mpsc::error::TrySendError::Closed(_) => StoreError::Gone,
+        let counters = self.counters.clone();
+        counters.waiting.fetch_add(1, Ordering::Relaxed);
+        let torn = chain.clone();
+        let queued = self.jobs.try_send(Job::Batch(Batch { writes, chain, answer })).map_err(|error| {
+            if let Some(chain) = torn {
+                chain.tear();
+            }
+            match error {
+                mpsc::error::TrySendError::Full(_) => StoreError::Busy,
+                mpsc::error::TrySendError::Closed(_) => StoreError::Gone,
+            }
         });
-        let result = match queued {
-            Ok(()) => answered.await.unwrap_or(Err(StoreError::Gone)),
-            Err(error) => Err(error),
-        };
-        self.counters.waiting.fetch_sub(1, Ordering::Relaxed);
-        result
+        async move {
+            let result = match queued {
+                Ok(()) => answered.await.unwrap_or(Err(StoreError::Gone)),
+                Err(error) => Err(error),
+            };
+            counters.waiting.fetch_sub(1, Ordering::Relaxed);
+            result
+        }
     }
 
     /// Lets the thread finish what waits and end.
@@ -164,23 +202,23 @@ fn write_all(
     closing
 }
 
-fn take(job: Job, batches: &mut Vec<(Vec<Write>, Answer)>, closing: &mut Option<oneshot::Sender<()>>) {
+fn take(job: Job, batches: &mut Vec<Batch>, closing: &mut Option<oneshot::Sender<()>>) {
     match job {
-        Job::Batch(batch, answer) => batches.push((batch, answer)),
+        Job::Batch(batch) => batches.push(batch),
         Job::Close(done) => *closing = Some(done),
     }
 }
 
-fn commit_all(db: &Connection, batches: Vec<(Vec<Write>, Answer)>, counters: &Counters) {
+fn commit_all(db: &Connection, batches: Vec<Batch>, counters: &Counters) {
     if batches.is_empty() {
         return;
     }
     match in_one_transaction(db, &batches) {
         Ok((results, seq)) => {
             counters.commits.fetch_add(1, Ordering::Relaxed);
-            for ((_, answer), result) in batches.into_iter().zip(results) {
+            for (batch, result) in batches.into_iter().zip(results) {
                 counters.batches.fetch_add(u64::from(result.is_ok()), Ordering::Relaxed);
-                let _ = answer.send(result.map(|()| seq));
+                let _ = batch.answer.send(result.map(|()| seq));
             }
         }
         Err(error) => {
@@ -188,29 +226,42 @@ fn commit_all(db: &Connection, batches: Vec<(Vec<Write>, Answer)>, counters: &Co
                 let _ = db.execute_batch("ROLLBACK");
             }
             tracing::error!(%error, batches = batches.len(), "a commit failed; nothing of it was accepted");
-            for (_, answer) in batches {
-                let _ = answer.send(Err(error.clone()));
+            for batch in batches {
+                if let Some(chain) = &batch.chain {
+                    chain.tear();
+                }
+                let _ = batch.answer.send(Err(error.clone()));
             }
         }
     }
 }
 
-/// Applies every batch, each on its own savepoint, and commits. A batch that fails is rolled back alone; a disk that
-/// is full or fails ends the whole transaction, because nothing after it can be trusted to be written.
-fn in_one_transaction(
-    db: &Connection,
-    batches: &[(Vec<Write>, Answer)],
-) -> Result<(Vec<Result<(), StoreError>>, u64), StoreError> {
+/// Applies every batch, each on its own savepoint, and commits. A batch that fails is rolled back alone, with those of
+/// its chain behind it; a disk that is full or fails ends the whole transaction, because nothing after it can be trusted
+/// to be written.
+fn in_one_transaction(db: &Connection, batches: &[Batch]) -> Result<(Vec<Result<(), StoreError>>, u64), StoreError> {
     db.execute_batch("BEGIN IMMEDIATE")?;
     let mut results = Vec::with_capacity(batches.len());
-    for (batch, _) in batches {
-        db.execute_batch("SAVEPOINT batch")?;
-        let applied = batch.iter().try_for_each(|write| write::apply(db, write));
+    for batch in batches {
+        if batch.chain.as_ref().is_some_and(Chain::is_broken) {
+            results.push(Err(StoreError::Conflict("it rests on a write that failed".to_owned())));
+            continue;
+        }
+        db.prepare_cached("SAVEPOINT batch")?.execute([])?;
+        let applied = batch.writes.iter().try_for_each(|write| write::apply(db, write));
         match &applied {
-            Ok(()) | Err(StoreError::Conflict(_)) => {}
+            Ok(()) => {}
+            Err(StoreError::Conflict(_)) => {
+                if let Some(chain) = &batch.chain {
+                    chain.tear();
+                }
+            }
             Err(error) => return Err(error.clone()),
         }
-        db.execute_batch(if applied.is_ok() { "RELEASE batch" } else { "ROLLBACK TO batch; RELEASE batch" })?;
+        if applied.is_err() {
+            db.execute_batch("ROLLBACK TO batch")?;
+        }
+        db.prepare_cached("RELEASE batch")?.execute([])?;
         results.push(applied);
     }
     db.execute_batch("COMMIT")?;
@@ -220,8 +271,8 @@ fn in_one_transaction(
 
 /// One batch on a connection of the caller's, for tests that prepare the connection.
 #[cfg(test)]
-pub fn commit_one(db: &Connection, batch: Vec<Write>) -> Result<u64, StoreError> {
+pub fn commit_one(db: &Connection, writes: Vec<Write>) -> Result<u64, StoreError> {
     let (answer, mut answered) = oneshot::channel();
-    commit_all(db, vec![(batch, answer)], &Counters::default());
+    commit_all(db, vec![Batch { writes, chain: None, answer }], &Counters::default());
     answered.try_recv().unwrap_or(Err(StoreError::Gone))
 }

@@ -98,7 +98,7 @@ async fn another_worker_is_told_who_holds_a_todo_and_gets_it_when_the_lease_is_o
         (&held["lane"], &held["worker"], &held["expires_at"]),
         (&json!("builder"), &json!("w1"), &first["claim"]["expires_at"])
     );
-    house.clock_ms.fetch_add(2_700_000 + 1, Ordering::SeqCst);
+    house.awake_ms.fetch_add(2_700_000 + 1, Ordering::SeqCst);
     let second = order(&ask("w2").await);
     assert!(second["claim"]["token"].as_u64() > first["claim"]["token"].as_u64());
     problem(&ask("w1").await, 409, "already_claimed");

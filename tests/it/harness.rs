@@ -234,16 +234,21 @@ pub struct House {
     pub address: std::net::SocketAddr,
     pub token: String,
     /// What is added to the wall clock, in milliseconds.
-    pub clock_ms: Arc<AtomicI64>,
+    pub wall_ms: Arc<AtomicI64>,
+    /// What is added to the time the daemon has been awake, in milliseconds.
+    pub awake_ms: Arc<AtomicI64>,
     stop: Option<oneshot::Sender<()>>,
     serving: JoinHandle<End>,
 }
 
 impl House {
     pub async fn start(config: Config, faults: Faults) -> Self {
-        let clock_ms = Arc::new(AtomicI64::new(0));
-        let (offset, system) = (clock_ms.clone(), Clock::system());
-        let clock = Clock::of(move || Timestamp::from_ms(system.now().as_ms() + offset.load(Ordering::SeqCst)));
+        let (wall_ms, awake_ms) = (Arc::new(AtomicI64::new(0)), Arc::new(AtomicI64::new(0)));
+        let (wall, awake, system, born) = (wall_ms.clone(), awake_ms.clone(), Clock::system(), Instant::now());
+        let clock = Clock::of(
+            move || Timestamp::from_ms(system.now().as_ms() + wall.load(Ordering::SeqCst)),
+            move || i64::try_from(born.elapsed().as_millis()).unwrap_or(i64::MAX) + awake.load(Ordering::SeqCst),
+        );
         let doors = Doors { runner: Runner::new(env!("CARGO_BIN_EXE_slugline").into()), clock, faults };
         let daemon = Daemon::build(&config, doors).await.expect("the daemon builds");
         let (address, handle) = (daemon.address, daemon.handle.clone());
@@ -253,7 +258,7 @@ impl House {
             let _ = stopped.await;
         }));
         let client = Client::tcp(address, Some(token.clone()));
-        Self { client, handle, address, token, clock_ms, stop: Some(stop), serving }
+        Self { client, handle, address, token, wall_ms, awake_ms, stop: Some(stop), serving }
     }
 
     /// Stops in order and waits for the end.

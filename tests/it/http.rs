@@ -28,7 +28,7 @@ const JSON: (&str, &str) = ("content-type", "application/json");
 
 /// A path of the table with something in the place of each parameter.
 fn filled(path: &str) -> String {
-    path.replace("{repo}", "app").replace("{slug}", "fix").replace("{id}", "01JAAAAAAAAAAAAAAAAAAAAAAA")
+    path.replace("{repo}", "app").replace("{slug}", "fix").replace("{id}", "01JAAAAAAAAAAAAAAAAAAAAAAA").replace("{lane}", "builder")
 }
 
 async fn send(client: &Client, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Reply {
@@ -36,6 +36,13 @@ async fn send(client: &Client, method: &str, path: &str, headers: &[(&str, &str)
         .send(Method::from_bytes(method.as_bytes()).expect("a method"), path, headers, Bytes::from(body.to_owned()))
         .await
         .expect("the daemon answers")
+}
+
+/// A request that names this token.
+async fn send_token(client: &Client, route: &slugline::http::Route, body: &Value, token: &Value) -> Reply {
+    let mut body = body.clone();
+    body["token"] = token.clone();
+    send(client, route.method, &filled(route.path), &[JSON], &body.to_string()).await
 }
 
 /// Sends bytes as they are and says everything that comes back until the daemon closes.
@@ -87,8 +94,30 @@ async fn the_document_lists_exactly_the_routes_and_each_is_served() {
     assert_eq!(described, routes);
     assert_eq!(routes.len(), ROUTES.len(), "a route stands in the table twice");
     for route in &ROUTES {
-        let body = if route.method == "POST" { r#"{"lane":"builder","slug":"fix"}"# } else { "" };
-        let reply = send(&house.client, route.method, &filled(route.path), &[JSON], body).await;
+        let token = 1;
+        let body = match route.path.rsplit('/').next() {
+            _ if !matches!(route.method, "POST" | "PUT") => json!({}),
+            Some("work") => json!({ "lane": "builder", "slug": "fix" }),
+            Some("heartbeat" | "release") => json!({ "token": token }),
+            Some("hold") => json!({ "token": token, "for_ms": 10, "why": "a person" }),
+            Some("complete") => json!({ "token": token, "outcome": "blocked", "reason": "a person" }),
+            Some("after") => json!({ "after": [] }),
+            Some("pause") => json!({ "reason": "a person" }),
+            Some("explain") => json!({ "text": "it broke" }),
+            Some("{repo}") => json!({ "slug": "new" }),
+            _ => json!({}),
+        };
+        if matches!(route.path.rsplit('/').next(), Some("hold" | "release" | "complete")) {
+            // Every one of them needs the live claim, and two of them end it.
+            send(&house.client, "POST", "/todos/app/fix/redrive", &[JSON], "{}").await;
+            let again = send(&house.client, "POST", "/todos/work", &[JSON], r#"{"lane":"builder","slug":"fix"}"#).await;
+            let claim = again.json()["claim"]["token"].clone();
+            let reply = send_token(&house.client, route, &body, &claim).await;
+            assert!(route.statuses.contains(&reply.status), "{}: {}", route.path, reply.text());
+            continue;
+        }
+        let body = if matches!(route.method, "POST" | "PUT") { body.to_string() } else { String::new() };
+        let reply = send(&house.client, route.method, &filled(route.path), &[JSON], &body).await;
         let code = reply.json()["code"].as_str().map(str::to_owned);
         assert!(
             !matches!(code.as_deref(), Some("not_found" | "method_not_allowed")),

@@ -1,0 +1,75 @@
+//! Idempotency: one request per key at a time, and the same answer again for a request that was answered.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::clock::operation_id;
+use super::ledger::Ledger;
+use crate::model::ids::IdempotencyKey;
+use crate::model::kept::{Answer, Kept, Keyed, is_final};
+use crate::model::problem::{Problem, ProblemCode};
+use crate::model::time::Awake;
+use crate::store::Write;
+
+/// The keys whose requests are being answered.
+#[derive(Clone, Default)]
+pub struct Keys(Arc<Mutex<HashSet<IdempotencyKey>>>);
+
+/// What a request under a key comes to.
+pub enum Seen {
+    /// It was answered before: this is the answer.
+    Answered(Answer),
+    /// It is new; the key is taken until this is dropped.
+    New(Taken),
+}
+
+/// A key that is taken.
+pub struct Taken {
+    keys: Keys,
+    key: IdempotencyKey,
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.keys.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+    }
+}
+
+impl Keys {
+    /// Takes the key of a request, or says what was answered to it before.
+    pub async fn take(&self, ledger: &Ledger, keyed: &Keyed) -> Result<Seen, Problem> {
+        let Keyed { key, digest } = keyed;
+        if !self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone()) {
+            let detail = format!("a request under Idempotency-Key {key} is being answered; send it again later");
+            return Err(Problem::new(ProblemCode::KeyInFlight, detail).retry_after(1_000));
+        }
+        let taken = Taken { keys: self.clone(), key: key.clone() };
+        match ledger.store()?.kept(key).await.map_err(|error| ledger.note(&error))? {
+            None => Ok(Seen::New(taken)),
+            Some(kept) if kept.digest == *digest => Ok(Seen::Answered(kept.answer)),
+            Some(_) => {
+                let detail = format!(
+                    "another request was made under Idempotency-Key {key}; give every request a key of its own"
+                );
+                Err(Problem::new(ProblemCode::KeyReused, detail))
+            }
+        }
+    }
+}
+
+/// The answer with a name of its own where it is a problem, so that it reads the same whenever it is given.
+pub fn named(answer: Answer) -> Answer {
+    answer.map_err(|problem| match problem.extra.contains_key("instance") || problem.extra.contains_key("operation") {
+        true => problem,
+        false => problem.with("instance", format!("urn:slugline:problem:{}", operation_id())),
+    })
+}
+
+/// Keeps an answer whose effect is on disk already, before it is given.
+pub async fn keep(ledger: &Ledger, keyed: Keyed, answer: &Answer, at: Awake) -> Result<(), Problem> {
+    if !is_final(answer) {
+        return Ok(());
+    }
+    let kept = Box::new(Kept { digest: keyed.digest, answer: answer.clone(), at });
+    ledger.commit(vec![Write::Kept { key: keyed.key, kept }]).await
+}

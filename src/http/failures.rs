@@ -1,0 +1,59 @@
+//! `GET /failures?lane=&since=` what failed, by lane, fingerprint and generation · `POST /failures/explain` how a text
+//! becomes its fingerprint.
+
+use serde::Deserialize;
+use warp::Filter;
+use warp::http::{HeaderMap, StatusCode};
+use warp::hyper::body::Bytes;
+
+use super::Routes;
+use super::answer::require_json;
+use super::problem::{Answer, json, parse, reply};
+use crate::actors::Handle;
+use crate::model::fingerprint;
+use crate::model::ids::Lane;
+use crate::model::problem::{Problem, ProblemCode};
+use crate::model::time::Timestamp;
+use crate::model::view::ExplainRequest;
+
+/// The query of the list.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Query {
+    lane: Option<Lane>,
+    since: Option<Timestamp>,
+}
+
+pub(super) fn routes(handle: Handle) -> Routes {
+    let with = move || {
+        let handle = handle.clone();
+        warp::any().map(move || handle.clone())
+    };
+    let raw_query = warp::query::raw().or(warp::any().map(String::new)).unify();
+    let list = warp::path!("failures")
+        .and(warp::get())
+        .and(with())
+        .and(raw_query)
+        .then(|handle: Handle, query: String| async move { reply(list(&handle, &query).await) });
+    let explain = warp::path!("failures" / "explain")
+        .and(warp::post())
+        .and(with())
+        .and(warp::header::headers_cloned())
+        .and(warp::body::bytes())
+        .map(|handle: Handle, headers: HeaderMap, body: Bytes| reply(explain(&handle, &headers, &body)));
+    list.or(explain).unify().boxed()
+}
+
+async fn list(handle: &Handle, query: &str) -> Answer {
+    let query: Query = serde_urlencoded::from_str(query).map_err(|error| {
+        Problem::new(ProblemCode::InvalidRequest, format!("the query is not lane and since (RFC 3339): {error}"))
+    })?;
+    let since = query.since.unwrap_or(Timestamp::from_ms(i64::MIN));
+    Ok(json(StatusCode::OK, &handle.failures(query.lane.as_ref(), since).await?))
+}
+
+fn explain(handle: &Handle, headers: &HeaderMap, body: &Bytes) -> Answer {
+    require_json(headers)?;
+    let ExplainRequest { text } = parse(body)?;
+    Ok(json(StatusCode::OK, &fingerprint::explain(&text, handle.context().clock.now())))
+}

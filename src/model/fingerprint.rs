@@ -1,0 +1,382 @@
+//! The identity of a failure: its words with everything taken out that differs between two occasions of the same cause.
+//! Pure and versioned: a fingerprint of another version is never compared with one of this version.
+//!
+//! What goes: where it ran (directories), when and how long, ids, hashes, addresses, counts, colours, log prefixes, the
+//! runner's own closing lines. What stays, because it is the cause: error codes, exit codes, HTTP status codes, well-known
+//! ports, file names, names of tests, symbols and packages, expected and found values.
+
+use std::borrow::Cow;
+use std::sync::LazyLock;
+
+use regex::{Captures, Regex};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::time::Timestamp;
+
+/// Rises whenever a rule changes, since old and new fingerprints of one cause then differ.
+pub const VERSION: u32 = 1;
+
+/// Bytes of a text that are looked at: half from its beginning, half from its end.
+const TEXT_BYTES_MAX: usize = 16 * 1024;
+/// Lines of the normalized text that make the fingerprint.
+const LINES_MAX: usize = 40;
+
+/// When a provider takes requests again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reset {
+    /// After so many milliseconds.
+    AfterMs(i64),
+    /// At that time.
+    At(Timestamp),
+}
+
+impl Reset {
+    /// Milliseconds from `now`.
+    #[must_use]
+    pub const fn after_ms(self, now: Timestamp) -> i64 {
+        match self {
+            Self::AfterMs(ms) => ms,
+            Self::At(at) => at.as_ms().saturating_sub(now.as_ms()),
+        }
+    }
+}
+
+/// Whose failure it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Class {
+    /// The work's, or its environment's: it is counted.
+    Ordinary,
+    /// A provider takes no more requests for now: the lane rests.
+    RateLimit(Option<Reset>),
+    /// A provider is down or overloaded: the lane rests.
+    Provider(Option<Reset>),
+}
+
+impl Class {
+    /// The name used in the API and in reasons.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ordinary => "ordinary",
+            Self::RateLimit(_) => "rate_limit",
+            Self::Provider(_) => "provider",
+        }
+    }
+
+    /// Of a failure the lane rests for: until when, where that is known.
+    #[must_use]
+    pub const fn reset(self) -> Option<Option<Reset>> {
+        match self {
+            Self::Ordinary => None,
+            Self::RateLimit(reset) | Self::Provider(reset) => Some(reset),
+        }
+    }
+}
+
+/// What a text is recognised by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fingerprint {
+    /// `v1-` and a digest.
+    pub id: String,
+    /// Whose failure it is.
+    pub class: Class,
+}
+
+/// What one rule did to a text.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Applied {
+    /// The rule.
+    pub rule: String,
+    /// What it is for.
+    pub why: String,
+    /// The text after it.
+    pub text: String,
+}
+
+/// How a text becomes its fingerprint, rule by rule.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Explained {
+    /// The version of the rules.
+    pub version: u32,
+    /// The fingerprint.
+    pub fingerprint: String,
+    /// The text it is the digest of.
+    pub normalized: String,
+    /// `ordinary`, `rate_limit` or `provider`.
+    pub class: String,
+    /// Milliseconds until a provider takes requests again, where the text says so.
+    pub reset_after_ms: Option<i64>,
+    /// Every rule that changed something.
+    pub applied: Vec<Applied>,
+}
+
+/// The fingerprint of a failure's own words.
+#[must_use]
+pub fn of(text: &str) -> Fingerprint {
+    Fingerprint { id: id(&normalize(text, |_, _| {})), class: class(text) }
+}
+
+/// The same, with every step.
+#[must_use]
+pub fn explain(text: &str, now: Timestamp) -> Explained {
+    let mut applied = Vec::new();
+    let normalized = normalize(text, |rule, text| {
+        applied.push(Applied { rule: rule.name.to_owned(), why: rule.why.to_owned(), text: text.to_owned() });
+    });
+    let class = class(text);
+    Explained {
+        version: VERSION,
+        fingerprint: id(&normalized),
+        class: class.as_str().to_owned(),
+        reset_after_ms: class.reset().flatten().map(|reset| reset.after_ms(now)),
+        normalized,
+        applied,
+    }
+}
+
+fn id(normalized: &str) -> String {
+    let digest = Sha256::digest(normalized);
+    let hex: String = digest.iter().take(12).map(|byte| format!("{byte:02x}")).collect();
+    format!("v{VERSION}-{hex}")
+}
+
+/// One step of the normalization.
+struct Rule {
+    name: &'static str,
+    why: &'static str,
+    pattern: Regex,
+    put: Put,
+}
+
+/// What takes the place of a match.
+enum Put {
+    /// This text; `$1` and so on are parts of the match.
+    Text(&'static str),
+    /// What the function says.
+    With(fn(&Captures<'_>) -> String),
+}
+
+fn rule(name: &'static str, why: &'static str, pattern: &str, put: Put) -> Rule {
+    Rule { name, why, pattern: Regex::new(pattern).expect("the rules are valid"), put }
+}
+
+/// Every rule, in order: what is more particular comes first.
+static RULES: LazyLock<Vec<Rule>> = LazyLock::new(|| {
+    use Put::{Text, With};
+    vec![
+        rule("colours", "terminal escapes", r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\))", Text("")),
+        rule("line_ends", "carriage returns, blanks at line ends", r"(?m)[ \t\r]+$", Text("")),
+        rule(
+            "runner_lines",
+            "what a runner prints around any failure: the command it ran, which target failed, where its log is",
+            r"(?im)^\s*(?:\++ .*|make(?:\[\d+\])?: (?:\*\*\* |Entering directory|Leaving directory).*|npm (?:err!|error) +a complete log of this run.*|npm (?:err!|error)\s+/\S*-debug-0\.log|error: process completed with exit code \d+\.?|note: run with `?rust_backtrace=.*|for more information about this error, try.*|see \S+ for (?:more )?details.*|\$ .*)$",
+            Text(""),
+        ),
+        rule(
+            "log_prefix",
+            "time, level, process and thread a log line begins with",
+            r"(?im)^[\[(]?(?:\d{4}[-/]\d\d[-/]\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|\s?[+-]\d\d:?\d\d)?|(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec) +\d{1,2} \d\d:\d\d:\d\d(?: [\w.-]+)?|\d\d:\d\d:\d\d(?:[.,]\d+)?|\d{10}(?:\d{3})?(?:\.\d+)?)[\])]?[:,]?\s+(?:[\[(]?(?:trace|debug|info|notice|warn(?:ing)?|error|fatal|critical|panic)[\])]?:?\s+)?",
+            Text(""),
+        ),
+        rule("urls", "what a request carried", r"\b(https?://[^\s?#\x22'`<>)]+)[?#][^\s\x22'`<>)]*", Text("$1")),
+        rule("uuids", "ids", r"(?i)\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b", Text("<id>")),
+        rule("ulids", "ids", r"\b[0-7][0-9A-HJKMNP-TV-Z]{25}\b", Text("<id>")),
+        rule(
+            "times",
+            "points in time",
+            r"(?i)\b\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:[.,]\d+)?)?(?:Z|\s?[+-]\d\d:?\d\d| utc)?)?|\b(?:mon|tue|wed|thu|fri|sat|sun),? \d{1,2} [a-z]{3} \d{4} \d\d:\d\d:\d\d(?: [a-z]{3}| [+-]\d{4})?|\b\d\d:\d\d:\d\d(?:[.,]\d+)?\b",
+            Text("<time>"),
+        ),
+        rule("pointers", "addresses in memory", r"(?i)\b0x[0-9a-f]{4,}\b", Text("<addr>")),
+        rule(
+            "paths",
+            "directories: the same file lies elsewhere in every worktree; its name stays",
+            r"(?:[A-Za-z]:\\|~?/|\.{1,2}/|\b(?:[\w@.+-]+/)+|\b(?:[\w@.+-]+\\)+)(?:[\w@.+~%-]+[/\\])*[\w@.+~%-]*",
+            With(path),
+        ),
+        rule(
+            "positions",
+            "line and column",
+            r"(\.[A-Za-z]\w{0,9}|<tmp>)(?:[:(]\d+(?:[:,]\s?\d+)?\)?)",
+            Text("$1:<at>"),
+        ),
+        rule("lines", "line numbers in words", r"(?i)\b(lines?|columns?|col|row|char) \d+(?:[-–]\d+)?", Text("$1 <n>")),
+        rule(
+            "hashes",
+            "commits, digests, containers",
+            r"(?i)\b(?:sha(?:1|256|512)[:-][0-9a-z+/=]{16,}|[0-9a-f]{7,64})\b",
+            With(hash),
+        ),
+        rule(
+            "durations",
+            "how long",
+            r"(?i)\b(?:\d+(?:\.\d+)?\s?(?:ns|µs|us|ms|milliseconds?|secs?|seconds?|s|mins?|minutes?|m|hours?|hrs?|h|days?|d)\b[\s,]*)+",
+            Text("<duration> "),
+        ),
+        rule("sizes", "how large", r"(?i)\b\d+(?:[.,]\d+)?\s?(?:[kmgt]i?b|bytes|b)\b", Text("<size>")),
+        rule(
+            "hosts",
+            "addresses in a network; a well-known port says which service it is",
+            r"\b(?:\d{1,3}\.){3}\d{1,3}(?::(\d+))?\b",
+            With(host),
+        ),
+        rule("ports", "ports given for an occasion", r"(:)(\d{5})\b", With(port)),
+        rule(
+            "codes",
+            "numbers that are the cause: exit, status and error codes, signals, found and expected values",
+            r"(?i)\b((?:exit(?:ed)?(?: with)?(?: code| status)?|code|status(?: code)?|https?|http/\d\.\d|signal|errno|error|sqlstate|expected|got|actual|received|found|left|right|want|version|port|returned|to (?:be|equal))\b[:=]?\s?[\x22'`(]?)(-?\d{1,6}(?:\.\d+)*)\b",
+            With(kept),
+        ),
+        rule("numbers", "counts and everything else that is a number", r"\b\d[\d_.,]*\b", Text("<n>")),
+        rule("kept", "numbers that were kept", r"\x02([^\x03]*)\x03", With(unkept)),
+        rule("blanks", "blanks in a row", r"[ \t\u{a0}]+", Text(" ")),
+    ]
+});
+
+fn path(found: &Captures<'_>) -> String {
+    let text = &found[0];
+    let name = text.trim_end_matches(['/', '\\']).rsplit(['/', '\\']).next().unwrap_or(text);
+    let is_made_up = |name: &str| {
+        let digits = name.bytes().filter(u8::is_ascii_digit).count();
+        name.starts_with("tmp") || name.starts_with(".tmp") || digits >= 4 && digits * 3 >= name.len()
+    };
+    if text.trim_matches(['/', '.', '~']).is_empty() {
+        text.to_owned()
+    } else if is_made_up(name) {
+        "<tmp>".to_owned()
+    } else {
+        name.to_owned()
+    }
+}
+
+/// Seven hex digits or more are a hash when letters and digits are mixed; a word or a number is none.
+fn hash(found: &Captures<'_>) -> String {
+    let text = &found[0];
+    let digits = text.bytes().filter(u8::is_ascii_digit).count();
+    if text.starts_with("sha") || digits > 0 && digits < text.len() { "<hash>".to_owned() } else { text.to_owned() }
+}
+
+/// Below this, a port belongs to a service; from here on the system gives them out.
+const EPHEMERAL_FROM: u32 = 32_768;
+
+fn host(found: &Captures<'_>) -> String {
+    match found.get(1).map(|port| port.as_str().parse::<u32>()) {
+        Some(Ok(port)) if port < EPHEMERAL_FROM => format!("<ip>:\u{2}{}\u{3}", letters(&port.to_string())),
+        Some(_) => "<ip>:<port>".to_owned(),
+        None => "<ip>".to_owned(),
+    }
+}
+
+fn port(found: &Captures<'_>) -> String {
+    match found[2].parse::<u32>() {
+        Ok(port) if (EPHEMERAL_FROM..=65_535).contains(&port) => ":<port>".to_owned(),
+        _ => format!(":\u{2}{}\u{3}", letters(&found[2])),
+    }
+}
+
+/// A number that stays, written so that the rule for numbers does not see it.
+fn kept(found: &Captures<'_>) -> String {
+    format!("{}\u{2}{}\u{3}", &found[1], letters(&found[2]))
+}
+
+fn letters(number: &str) -> String {
+    number
+        .chars()
+        .map(|c| c.to_digit(10).and_then(|digit| char::from_u32('\u{e000}' as u32 + digit)).unwrap_or(c))
+        .collect()
+}
+
+fn unkept(found: &Captures<'_>) -> String {
+    let digit = |c: char| char::from_digit((c as u32).wrapping_sub('\u{e000}' as u32), 10).unwrap_or(c);
+    found[1].chars().map(digit).collect()
+}
+
+fn normalize(text: &str, mut seen: impl FnMut(&Rule, &str)) -> String {
+    let mut text = Cow::Borrowed(cut(text));
+    if text.contains(['\u{2}', '\u{3}']) {
+        text = Cow::Owned(text.replace(['\u{2}', '\u{3}'], " "));
+    }
+    for rule in RULES.iter() {
+        let changed = match &rule.put {
+            Put::Text(with) => rule.pattern.replace_all(&text, *with),
+            Put::With(with) => rule.pattern.replace_all(&text, with),
+        };
+        if let Cow::Owned(changed) = changed
+            && changed != *text
+        {
+            seen(rule, &changed);
+            text = Cow::Owned(changed);
+        }
+    }
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let mut distinct: Vec<&str> = Vec::new();
+    for line in lines {
+        if distinct.last() != Some(&line) {
+            distinct.push(line);
+        }
+    }
+    distinct.truncate(LINES_MAX);
+    distinct.join("\n").to_lowercase()
+}
+
+/// The beginning of a text that is too long to be looked at whole: what went wrong first is the cause.
+fn cut(text: &str) -> &str {
+    let end = (0..=text.len().min(TEXT_BYTES_MAX)).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
+    &text[..end]
+}
+
+static RATE_LIMIT: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(r"(?i)\brate[ _-]?limit(?:ed|_error| exceeded| reached)?\b|\b429\b.*\btoo many requests\b|\btoo many requests\b|\b(?:status|http|error|code)[ :/]*429\b|\bquota (?:exceeded|exhausted)\b|\bexceeded your (?:current )?quota\b|\busage limit reached\b|\bresource_exhausted\b|\binsufficient_quota\b").expect("a pattern")
+});
+static PROVIDER: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(r"(?i)\boverloaded(?:_error)?\b|\b(?:status|http|error|code)[ :/]*529\b|\b(?:api|provider|model|anthropic|openai|gemini|bedrock|vertex)\b.{0,60}\b(?:503|502|504|service unavailable|temporarily unavailable|internal server error)\b").expect("a pattern")
+});
+static AFTER: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(r"(?i)\b(?:retry|try again|retrying|resets?|reset|available again|wait)[ _-]?(?:after|in|for)?[:=\s\x22']{0,4}((?:\d+(?:\.\d+)?\s?(?:ms|milliseconds?|seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h|days?|d)?\s?)+)").expect("a pattern")
+});
+static PART: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"(\d+(?:\.\d+)?)\s?([A-Za-z]*)").expect("a pattern"));
+static AT: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(r"(?i)\b(?:resets?|retry|available|until|again)\b[^\n]{0,30}?(\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?\s?(?:Z|UTC|[+-]\d\d:?\d\d)?)").expect("a pattern")
+});
+
+fn class(text: &str) -> Class {
+    let text = cut(text);
+    if RATE_LIMIT.is_match(text) {
+        Class::RateLimit(reset(text))
+    } else if PROVIDER.is_match(text) {
+        Class::Provider(reset(text))
+    } else {
+        Class::Ordinary
+    }
+}
+
+fn reset(text: &str) -> Option<Reset> {
+    if let Some(found) = AT.captures(text) {
+        let given = found[1].trim().replacen(' ', "T", 1).replace(" UTC", "Z").replace("UTC", "Z");
+        let given =
+            if given.ends_with('Z') || given.rfind(['+', '-']).is_some_and(|at| at > 10) { given } else { given + "Z" };
+        if let Ok(at) = given.parse::<jiff::Timestamp>() {
+            return Some(Reset::At(Timestamp::from_ms(at.as_millisecond())));
+        }
+    }
+    let found = AFTER.captures(text)?;
+    let mut ms = 0.0;
+    for part in PART.captures_iter(&found[1]) {
+        let number: f64 = part[1].parse().ok()?;
+        ms += number
+            * match part[2].to_lowercase().as_str() {
+                "ms" | "millisecond" | "milliseconds" => 1.0,
+                "m" | "min" | "mins" | "minute" | "minutes" => 60_000.0,
+                "h" | "hr" | "hrs" | "hour" | "hours" => 3_600_000.0,
+                "d" | "day" | "days" => 86_400_000.0,
+                _ => 1_000.0,
+            };
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "a number of milliseconds; too large is clipped later")]
+    let ms = ms as i64;
+    Some(Reset::AfterMs(ms))
+}
