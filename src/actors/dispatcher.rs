@@ -241,7 +241,13 @@ impl DispatcherState {
     }
 
     fn on_next(&mut self, repo: &RepoName, base: &Arc<Base>, asker: &Asker, reply: Reply<Result<Claimed, Problem>>) {
-        self.learn(repo, base);
+        let landing = self.learn(repo, base);
+        if !landing.is_empty() {
+            // Nobody is given what is on the base already: this question comes again behind what is found.
+            let (repo, of, asker) = (repo.clone(), base.clone(), asker.clone());
+            let again = DispatcherMsg::Next { repo: repo.clone(), base: of, asker, reply };
+            return self.look_for_landed(&repo, base, landing, Some(again));
+        }
         match self.desk().map(|(desk, now)| desk.next(repo, asker, &now)) {
             Ok(claimed) => self.on_claimed(claimed, reply),
             Err(problem) => drop(reply.send(Err(problem))),
@@ -249,7 +255,8 @@ impl DispatcherState {
     }
 
     fn on_claim(&mut self, todo: &TodoKey, base: &Arc<Base>, asker: &Asker, reply: Reply<Result<Claimed, Problem>>) {
-        self.learn(&todo.repo, base);
+        let landing = self.learn(&todo.repo, base);
+        self.look_for_landed(&todo.repo, base, landing, None);
         match self.desk().map(|(desk, now)| desk.claim(todo, asker, &now)) {
             Ok(claimed) => self.on_claimed(claimed, reply),
             Err(problem) => drop(reply.send(Err(problem))),
@@ -272,7 +279,8 @@ impl DispatcherState {
 
     fn on_mutate(&mut self, mutation: &Mutation, base: Option<&Arc<Base>>, keyed: Option<Keyed>, reply: Reply<Answer>) {
         if let (Some(base), Some(repo)) = (base, mutation.repo()) {
-            self.learn(repo, base);
+            let landing = self.learn(repo, base);
+            self.look_for_landed(repo, base, landing, None);
         }
         let context = self.context.clone();
         let answer = named(self.desk().and_then(|(desk, now)| mutate(&context, desk, mutation, &now)));
@@ -446,27 +454,31 @@ impl DispatcherState {
         });
     }
 
-    /// What a repository's base says. When it moved, todos that wait to be brought onto it may be there now.
-    fn learn(&mut self, repo: &RepoName, base: &Arc<Base>) {
-        let Some(desk) = self.desk.as_mut() else { return };
-        if desk.base_is(repo, &base.catalog) {
-            let waiting = desk.at_stage(repo, Stage::Integrate);
-            self.look_for_integrated(repo, base, waiting);
-        }
+    /// Takes in what a repository's base says. When it moved: the todos that wait to be brought onto it.
+    fn learn(&mut self, repo: &RepoName, base: &Arc<Base>) -> Vec<Slug> {
+        let Some(desk) = self.desk.as_mut() else { return Vec::new() };
+        if desk.base_is(repo, &base.catalog) { desk.at_stage(repo, Stage::Integrate) } else { Vec::new() }
     }
 
-    fn look_for_integrated(&self, repo: &RepoName, base: &Arc<Base>, slugs: Vec<Slug>) {
-        let (context, repo, oid) = (self.context.clone(), repo.clone(), base.oid.clone());
+    /// Looks which of these branches the base contains, aside; `then` comes behind what is found.
+    fn look_for_landed(&self, repo: &RepoName, base: &Arc<Base>, slugs: Vec<Slug>, then: Option<DispatcherMsg>) {
         if slugs.is_empty() {
             return;
         }
+        let (context, repo, oid) = (self.context.clone(), repo.clone(), base.oid.clone());
         let looked = tokio::task::spawn_blocking(move || {
-            let Some(git) = context.repos.get(&repo).and_then(|entry| entry.repo.git_if_open()) else { return };
+            let git = context.repos.get(&repo).and_then(|entry| entry.repo.git_if_open());
             for slug in slugs {
-                if git.branch_oid(&slug).is_some_and(|head| git.has_all_of(&oid, &head).unwrap_or(false)) {
+                let has = |git: Arc<crate::git::Repository>| {
+                    git.branch_oid(&slug).is_some_and(|head| git.has_all_of(&oid, &head).unwrap_or(false))
+                };
+                if git.clone().is_some_and(has) {
                     let todo = TodoKey { repo: repo.clone(), slug };
                     let _ = context.dispatcher.tell(DispatcherMsg::Integrated { todo });
                 }
+            }
+            if let Some(then) = then {
+                let _ = context.dispatcher.tell(then);
             }
         });
         drop(looked);

@@ -336,6 +336,15 @@ impl Run {
         Ok(on_base)
     }
 
+    /// Whether the very tree that is to count has passed every gate; in this run, where verdicts are not used again.
+    fn is_judged(&self, found: &Look, ran: PhaseSet) -> bool {
+        let passed = |key| self.memory.verdicts.get(key).copied().unwrap_or(false);
+        let again = found.base.config.reuse_passed_gates || found.gate_keys.is_empty();
+        found.gate_keys.len() == found.base.config.gates.len()
+            && found.gate_keys.iter().all(passed)
+            && (again || ran.contains(Phase::Gates))
+    }
+
     fn git(&self) -> Result<Arc<Repository>, Problem> {
         self.args.repo.git_if_open().ok_or_else(|| Problem::new(ProblemCode::Internal, "the repository is not open"))
     }
@@ -351,7 +360,7 @@ impl Run {
         let (Some(claim), Outcome::Failure | Outcome::Timeout) = (self.claim.clone(), fault.outcome) else { return };
         let problem = &fault.problem;
         let part = |name: &str| problem.extra.get(name).and_then(serde_json::Value::as_str).unwrap_or_default();
-        let text = format!("{} {}\n{}", part("gate"), problem.code.as_str(), part("tail"));
+        let text = format!("{} {}\n{}", part("name"), problem.code.as_str(), part("tail"));
         let asked =
             self.args.context.dispatcher.ask(GRANT_LIMIT, |reply| DispatcherMsg::Failed { claim, source, text, reply });
         if let Err(error) = asked.await {
@@ -360,7 +369,11 @@ impl Run {
     }
 
     async fn look(&mut self) -> Result<Look, Problem> {
-        let memory = std::mem::take(&mut self.memory);
+        let mut memory = std::mem::take(&mut self.memory);
+        if self.complete().is_some() {
+            // What was seen a moment ago is good enough to leave a work tree alone, not to call it done.
+            memory.scan = None;
+        }
         let SlugArgs { context, repo, todo, .. } = &self.args;
         let (memory, found) =
             probe::look(repo, todo, &context.ledger, &context.gate_environment, memory, context.clock.now()).await;
@@ -442,6 +455,11 @@ impl Run {
             Some(_) => Some(self.is_whole(found).await?),
             None => None,
         };
+        if on_base.is_some() && !self.is_judged(found, ran) {
+            let detail =
+                format!("the work tree of {} was being changed while it was judged; complete again", self.args.todo);
+            return Err(Problem::new(ProblemCode::LocalChanges, detail));
+        }
         if ran.contains(Phase::Prepare) || ran.contains(Phase::Gates) || self.memory.scan.is_none() {
             self.scan(ran).await;
         }

@@ -290,10 +290,9 @@ impl TodoState {
     pub fn owned(&self, token: u64, now: Awake) -> Result<&Claim, Stale> {
         match self.live(now) {
             Some(claim) if claim.token == token => Ok(claim),
-            holder => Err(Stale {
-                holder: holder.cloned().map(Box::new),
-                ended: self.ending(token).cloned().map(Box::new),
-            }),
+            holder => {
+                Err(Stale { holder: holder.cloned().map(Box::new), ended: self.ending(token).cloned().map(Box::new) })
+            }
         }
     }
 

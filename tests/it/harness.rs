@@ -160,6 +160,16 @@ impl Site {
         House::start(self.config(repos, extra), faults).await
     }
 
+    /// A daemon in this process with a configuration file of its own.
+    pub async fn start_from(&self, repos: &[&Repo], file: &str) -> House {
+        let settings =
+            vec![("listen", "127.0.0.1:0".to_owned()), ("data_dir", self.path("data").display().to_string())];
+        let flags = Flags { settings, repos: repos.iter().map(|repo| repo.path.clone()).collect() };
+        let path = self.path("slugline.toml");
+        let config = Config::load(&flags, &std::collections::BTreeMap::new(), Some((&path, file)));
+        House::start(config.expect("the test's configuration is valid"), Faults::default()).await
+    }
+
     /// A daemon in a process of its own, to be killed.
     pub async fn spawn(&self, repos: &[&Repo]) -> Spawned {
         self.spawn_with(repos, &[]).await

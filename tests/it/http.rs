@@ -28,7 +28,10 @@ const JSON: (&str, &str) = ("content-type", "application/json");
 
 /// A path of the table with something in the place of each parameter.
 fn filled(path: &str) -> String {
-    path.replace("{repo}", "app").replace("{slug}", "fix").replace("{id}", "01JAAAAAAAAAAAAAAAAAAAAAAA").replace("{lane}", "builder")
+    path.replace("{repo}", "app")
+        .replace("{slug}", "fix")
+        .replace("{id}", "01JAAAAAAAAAAAAAAAAAAAAAAA")
+        .replace("{lane}", "builder")
 }
 
 async fn send(client: &Client, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Reply {
