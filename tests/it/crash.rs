@@ -186,3 +186,151 @@ async fn settle(site: &Site, repo: &Repo, told: &Told, new: &[String], commits: 
         }
     }
 }
+
+/// One client that changes things under keys of its own, one after the other, and sends each again until it is answered.
+struct Changer {
+    number: usize,
+    /// Requests that were answered, and how.
+    answered: usize,
+    /// Completes as failed that were answered, of the todo this one works on.
+    failed: u64,
+    /// Resumes of its lane that were answered.
+    resumed: u64,
+    /// Todos it filed.
+    filed: Vec<String>,
+    token: Option<u64>,
+    bytes: Vec<(String, Value, String, Vec<u8>)>,
+}
+
+impl Changer {
+    fn new(number: usize) -> Self {
+        let (answered, failed, resumed, filed) = (0, 0, 0, Vec::new());
+        Self { number, answered, failed, resumed, filed, token: None, bytes: Vec::new() }
+    }
+
+    /// The next thing it wants: a function of what was answered, so a request that was not is sent again as it was.
+    fn wants(&self) -> (String, Value) {
+        let (me, turn) = (self.number, self.answered);
+        match (turn % 4, self.token) {
+            (0, _) => ("/todos/app".to_owned(), json!({ "slug": format!("c{me}-{turn}"), "brief": "do it" })),
+            (1, _) => (format!("/lanes/lane-{me}/pause"), json!({ "reason": format!("turn {turn}") })),
+            (2, _) => (format!("/lanes/lane-{me}/resume"), json!({})),
+            (_, None) => {
+                let slug = SLUGS[me % SLUGS.len()];
+                ("/todos/work".to_owned(), json!({ "lane": format!("lane-{me}"), "slug": slug, "wait_ms": 20_000 }))
+            }
+            (_, Some(token)) => {
+                let reason = "the build broke";
+                let body = json!({ "token": token, "outcome": "failed", "reason": reason });
+                (format!("/todos/app/{}/complete", SLUGS[me % SLUGS.len()]), body)
+            }
+        }
+    }
+
+    async fn change_until_gone(mut self, client: Client) -> Self {
+        for _ in 0..200 {
+            let (path, body) = self.wants();
+            let key = format!("k{}-{}-{}", self.number, self.answered, self.token.unwrap_or(0));
+            let headers = [("content-type", "application/json"), ("idempotency-key", key.as_str())];
+            let sent = client.send(hyper::Method::POST, &path, &headers, body.to_string().into()).await;
+            let Ok(reply) = sent else { return self };
+            if reply.status >= 300 {
+                assert!(reply.json()["retryable"] == true, "{path}: {}", reply.text());
+                tokio::task::yield_now().await;
+                continue;
+            }
+            let answer = reply.json();
+            if reply.status == 202 {
+                // Accepted and going on; the claim is seen when it is asked for again.
+                self.answered += 4;
+                continue;
+            }
+            match (self.answered % 4, self.token) {
+                (0, _) => self.filed.push(body["slug"].as_str().unwrap_or_default().to_owned()),
+                (2, _) => self.resumed += 1,
+                (3, None) => {
+                    self.token = answer["claim"]["token"].as_u64();
+                    self.bytes.push((path, body, key, reply.body.to_vec()));
+                    continue;
+                }
+                (3, Some(_)) => (self.failed, self.token) = (self.failed + 1, None),
+                _ => {}
+            }
+            self.bytes.push((path, body, key, reply.body.to_vec()));
+            self.answered += 1;
+        }
+        self
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kills_under_load_lose_no_acknowledged_change_and_no_retry_has_a_second_effect() {
+    let seed = number("TEST_SEED").unwrap_or_else(|| u64::from(std::process::id()));
+    let kills = number("TEST_KILLS").and_then(|kills| usize::try_from(kills).ok()).unwrap_or(KILLS);
+    println!("TEST_SEED={seed} TEST_KILLS={kills}");
+    let mut dice = Dice(seed);
+    let site = Site::new();
+    let repo = site.app(&SLUGS, "");
+    let vars: Vec<(&str, std::path::PathBuf)> = [
+        ("SLUGLINE_ATTEMPTS_MAX", "1000"),
+        ("SLUGLINE_ATTEMPTS_BACKOFF_MIN_MS", "0"),
+        ("SLUGLINE_ATTEMPTS_BACKOFF_MAX_MS", "0"),
+        ("SLUGLINE_BREAKER_FAILURES", "1000"),
+        ("SLUGLINE_BREAKER_WINDOW_MS", "1000"),
+    ]
+    .map(|(name, value)| (name, value.into()))
+    .into();
+    let mut changers: Vec<Changer> = (0..SLUGS.len()).map(Changer::new).collect();
+    for _ in 0..kills {
+        let mut daemon = site.spawn_with(&[&repo], &vars).await;
+        let life = Duration::from_millis(dice.below(LIFE_MS_MAX));
+        let client = daemon.client.clone();
+        let death = tokio::task::spawn_blocking(move || {
+            std::thread::park_timeout(life);
+            daemon.kill();
+        });
+        let all = changers.drain(..).map(|changer| changer.change_until_gone(client.clone()));
+        changers = futures_util::future::join_all(all).await;
+        death.await.expect("kills");
+    }
+    // One last daemon is left alone; what was not answered is sent once more by nobody.
+    let daemon = site.spawn_with(&[&repo], &vars).await;
+    let get = |path: String| {
+        let client = &daemon.client;
+        async move { client.get(&path).await.expect("the daemon answers").json() }
+    };
+    let mut total = 0;
+    for changer in &changers {
+        total += changer.bytes.len();
+        for slug in &changer.filed {
+            assert_eq!(get(format!("/todos/app/{slug}")).await["slug"], slug.as_str(), "a filed todo is lost");
+        }
+        let (me, pending) = (changer.number, changer.answered % 4);
+        let lanes = get("/lanes".to_owned()).await;
+        let lane = lanes.as_array().expect("lanes").iter().find(|lane| lane["lane"] == format!("lane-{me}")).cloned();
+        let generation = lane.and_then(|lane| lane["generation"].as_u64()).unwrap_or(1);
+        let known = 1 + changer.resumed;
+        // A resume that was carried out and not answered is the only one there may be more.
+        assert!(
+            generation == known || pending == 2 && generation == known + 1,
+            "lane-{me}: {generation}, told {known}"
+        );
+        let todo = get(format!("/todos/app/{}", SLUGS[me])).await;
+        let attempts = todo["attempts"].as_u64().expect("attempts");
+        let unanswered = u64::from(pending == 3 && changer.token.is_some());
+        assert!(
+            attempts == changer.failed || attempts == changer.failed + unanswered,
+            "{}: {attempts} attempts, told {}",
+            SLUGS[me],
+            changer.failed
+        );
+        for (path, body, key, bytes) in &changer.bytes {
+            let headers = [("content-type", "application/json"), ("idempotency-key", key.as_str())];
+            let again = daemon.client.send(hyper::Method::POST, path, &headers, body.to_string().into()).await;
+            let again = again.expect("the daemon answers");
+            assert_eq!(again.body.to_vec(), *bytes, "{path} under {key} is answered otherwise: {}", again.text());
+        }
+    }
+    assert!(total > kills, "only {total} changes were ever answered");
+    println!("{total} changes were answered over {kills} kills");
+}

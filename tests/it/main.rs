@@ -8,9 +8,12 @@ mod gates;
 mod harness;
 mod hostile;
 mod http;
+mod keys;
 mod lanes;
+
 mod operations;
 mod prepare;
+mod stress;
 mod supervision;
 mod sync;
 mod worktree;
