@@ -1,0 +1,452 @@
+//! The desk against models of it: a random walk beside a plain reference, and every reachable state of a small world.
+
+use std::collections::BTreeMap;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use slugline::model::claim::Terms;
+use slugline::model::desk::{Change, Claimed, Completed, Desk, Rules, WipLimits};
+use slugline::model::ids::{Lane, RepoName, Slug, TodoKey, Worker};
+use slugline::model::lane::{BreakerTerms, Gate, LaneObstacle, STEPS};
+use slugline::model::roadmap::{self, Catalog};
+use slugline::model::time::Moment;
+use slugline::model::todo::{Asker, Circumstances, Complete, Completing, Grant, How, Outcome, Stage, TodoState};
+use stateright::{Checker, Model, Property};
+
+const LEASE_MS: i64 = 100;
+
+fn terms() -> Terms {
+    Terms {
+        lease_ms: LEASE_MS,
+        heartbeat_every_ms: 10,
+        progress_ms: 250,
+        hold_max_ms: 200,
+        attempts_max: 4,
+        backoff_min_ms: 30,
+        backoff_max_ms: 60,
+    }
+}
+
+fn repo() -> RepoName {
+    RepoName::parse("app").expect("name")
+}
+
+fn todo(number: usize) -> TodoKey {
+    TodoKey { repo: repo(), slug: Slug::parse(&format!("t{number}")).expect("slug") }
+}
+
+fn asker(lane: usize, worker: usize) -> Asker {
+    Asker {
+        lane: Lane::parse(["a", "b"][lane % 2]).expect("lane"),
+        worker: Worker::parse(&format!("w{worker}")).expect("worker"),
+    }
+}
+
+fn says(token: u64, outcome: Outcome, reason: &str) -> Complete {
+    let reason = Some(reason.to_owned()).filter(|reason| !reason.is_empty());
+    Complete { token, outcome, summary: None, reason, review: None, findings: None }
+}
+
+fn around() -> Circumstances {
+    Circumstances { review_required: false, on_base: true, operation: None, no_fault: false }
+}
+
+/// One todo, as plainly as it can be told.
+#[derive(Debug, Clone, Default)]
+struct Plain {
+    holder: Option<(Asker, u64, i64)>,
+    token: u64,
+    attempts: u32,
+    waits_until: i64,
+    is_over: bool,
+    counted: BTreeMap<u64, How>,
+}
+
+/// The whole world, as plainly as it can be told. Lanes are asked of the desk: they have a model of their own.
+#[derive(Debug, Default)]
+struct World {
+    todos: BTreeMap<usize, Plain>,
+}
+
+impl World {
+    fn expire(&mut self, now: i64) {
+        for plain in self.todos.values_mut() {
+            if plain.holder.as_ref().is_some_and(|(_, _, end)| now >= *end) {
+                plain.holder = None;
+                plain.attempts += 1;
+                plain.is_over = plain.attempts >= 4;
+            }
+        }
+    }
+}
+
+fn rules() -> Rules {
+    Rules {
+        terms: terms(),
+        breaker: BreakerTerms { failures: 3, window_ms: 10_000 },
+        wip: WipLimits { default: Some(2), by_lane: BTreeMap::new() },
+    }
+}
+
+fn catalog(todos: usize) -> Arc<Catalog> {
+    let text: String = (0..todos).map(|number| format!("- slug: t{number}\n")).collect();
+    Arc::new(Catalog::build(roadmap::parse("r", &text), &[], Vec::new()))
+}
+
+/// A desk made again from everything that was written.
+fn again(log: &[Change], base: &Arc<Catalog>) -> Desk {
+    let mut desk = Desk::new(rules());
+    let order = |change: &Change| match change {
+        Change::Todo { .. } | Change::Awake(_) => 0,
+        Change::Lane { .. } => 1,
+        _ => 2,
+    };
+    // As the ledger gives it: the newest state of each todo and lane, then the failures.
+    let mut sorted: Vec<Change> = log.to_vec();
+    sorted.sort_by_key(order);
+    sorted.into_iter().for_each(|change| desk.load(change));
+    desk.base_is(&repo(), base);
+    desk
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(10_000))]
+
+    #[test]
+    fn the_desk_is_its_plain_model_over_ten_thousand_schedules_and_the_same_when_made_again_from_the_log(
+        steps in proptest::collection::vec((0_u8..10, 0_usize..3, 0_usize..2, 0_usize..3, 0_i64..60), 1..40),
+    ) {
+        let base = catalog(3);
+        let (mut desk, mut world, mut log, mut now) = (Desk::new(rules()), World::default(), Vec::new(), 0);
+        desk.base_is(&repo(), &base);
+        for (what, which, lane, worker, pass) in steps {
+            now += pass;
+            let moment = Moment::both(now);
+            desk.sweep(&moment);
+            world.expire(now);
+            let asker = asker(lane, worker);
+            let admits = |desk: &Desk, world: &World| {
+                let (state, _) = desk.lane(&asker.lane);
+                let wip = world.todos.values().filter(|plain| plain.holder.as_ref().is_some_and(|(who, ..)| who.lane == asker.lane)).count();
+                let room = match &state.gate {
+                    Gate::Open => true,
+                    Gate::Paused(_) => false,
+                    Gate::Probing { step, out, .. } => out.len() < STEPS[*step] as usize,
+                };
+                room && wip < 2
+            };
+            let free = admits(&desk, &world);
+            let plain = world.todos.entry(which).or_default();
+            match what {
+                0..=3 => {
+                    let claimed = desk.claim(&todo(which), &asker, &moment);
+                    match &plain.holder {
+                        Some((who, token, _)) if *who == asker => {
+                            let same = matches!(&claimed, Claimed::Granted { claim, repeated: true } if claim.token == *token);
+                            prop_assert!(same, "{:?}", claimed);
+                        }
+                        _ if plain.is_over => prop_assert!(matches!(claimed, Claimed::Refused(_)), "{:?}", claimed),
+                        Some(_) => prop_assert!(matches!(claimed, Claimed::Held(_))),
+                        None if now < plain.waits_until => {
+                            let waits = matches!(claimed, Claimed::Waiting { .. });
+                            prop_assert!(waits, "{:?}", claimed);
+                        }
+                        None if !free => prop_assert!(matches!(claimed, Claimed::Lane(_)), "{:?}", claimed),
+                        None => {
+                            plain.token += 1;
+                            let is_new = matches!(&claimed, Claimed::Granted { claim, repeated: false } if claim.token == plain.token);
+                            prop_assert!(is_new, "{:?}", claimed);
+                            plain.holder = Some((asker.clone(), plain.token, now + LEASE_MS));
+                        }
+                    }
+                }
+                4 => {
+                    let token = plain.token;
+                    let beat = desk.heartbeat(&todo(which), token, Some(&now.to_string()), None, &moment);
+                    prop_assert_eq!(beat.is_ok(), plain.holder.is_some());
+                    if let Some((_, _, end)) = &mut plain.holder { *end = (*end).max(now + LEASE_MS) }
+                }
+                5 => {
+                    let released = desk.release(&todo(which), plain.token, &moment);
+                    match plain.holder.take() {
+                        Some(_) => {
+                            prop_assert!(matches!(released, Ok((_, false))));
+                            plain.counted.insert(plain.token, How::Released);
+                        }
+                        None => prop_assert_eq!(released.is_ok(), plain.counted.get(&plain.token) == Some(&How::Released)),
+                    }
+                }
+                6 => {
+                    let said = says(plain.token, Outcome::Failed, ["x broke", "y broke"][lane]);
+                    let completed = desk.complete(&todo(which), &said, 0, &moment);
+                    match plain.holder.take() {
+                        Some(_) => {
+                            let counts = matches!(completed, Completed::Counted { repeated: false, .. });
+                            prop_assert!(counts, "{:?}", completed);
+                            plain.attempts += 1;
+                            plain.is_over = plain.attempts >= 4;
+                            plain.waits_until = now + (30 << (plain.attempts - 1)).min(60);
+                            plain.counted.insert(plain.token, How::Failed);
+                        }
+                        None => {
+                            let repeats = matches!(completed, Completed::Counted { repeated: true, .. });
+                            prop_assert_eq!(repeats, plain.counted.get(&plain.token) == Some(&How::Failed), "{:?}", completed);
+                        }
+                    }
+                }
+                7 => {
+                    let completed = desk.judged(&todo(which), &says(plain.token, Outcome::Done, ""), &around(), &moment);
+                    match plain.holder.take() {
+                        Some(_) => {
+                            let counts = matches!(completed, Completed::Counted { repeated: false, .. });
+                            prop_assert!(counts, "{:?}", completed);
+                            (plain.is_over, plain.attempts) = (true, 0);
+                            plain.counted.insert(plain.token, How::Done);
+                        }
+                        None => {
+                            let repeats = matches!(completed, Completed::Counted { repeated: true, .. });
+                            prop_assert_eq!(repeats, plain.counted.get(&plain.token) == Some(&How::Done));
+                        }
+                    }
+                }
+                8 => {
+                    desk.pause(&asker.lane, "a try", None, moment.wall);
+                }
+                _ => {
+                    desk.resume(&asker.lane, moment.wall);
+                }
+            }
+            for (number, plain) in &world.todos {
+                let state = desk.todo(&todo(*number));
+                prop_assert_eq!((state.token, state.attempts), (plain.token, plain.attempts));
+                prop_assert_eq!(state.live(moment.awake).map(|claim| claim.token), plain.holder.as_ref().map(|(_, token, _)| *token));
+            }
+            log.extend(desk.take_changes());
+        }
+        let moment = Moment::both(now);
+        let mut other = again(&log, &base);
+        for number in 0..3 {
+            prop_assert_eq!(desk.todo(&todo(number)), other.todo(&todo(number)));
+        }
+        for lane in 0..2 {
+            let lane = asker(lane, 0).lane;
+            prop_assert_eq!(desk.lane(&lane), other.lane(&lane));
+        }
+        // What they decide next is the same too.
+        for worker in 0..3 {
+            prop_assert_eq!(desk.next(&repo(), &asker(0, worker), &moment), other.next(&repo(), &asker(0, worker), &moment));
+        }
+        desk.take_changes();
+    }
+}
+
+/// A world small enough to look at every state of it: one todo, two workers, messages that arrive late or twice.
+struct Small;
+
+#[derive(Debug, Clone, PartialEq)]
+struct SmallState {
+    todo: TodoState,
+    now: i64,
+    /// The tokens each worker was given, newest last.
+    told: [Vec<u64>; 2],
+    /// What every grant and end has to be, told by somebody who only knows the rules: holder and its end.
+    holder: Option<(usize, u64, i64)>,
+    grants: u64,
+    counted: Vec<u64>,
+    broken: Option<&'static str>,
+}
+
+impl Eq for SmallState {}
+
+impl Hash for SmallState {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        serde_json::to_string(&self.todo).expect("a state is JSON").hash(hasher);
+        (self.now, &self.told, &self.holder, self.grants, &self.counted, self.broken).hash(hasher);
+    }
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Step {
+    Wait,
+    Sweep,
+    Claim(usize),
+    Beat(usize, u64),
+    Release(usize, u64),
+    /// A complete under any token the worker was ever given: late, repeated or in time.
+    Complete(usize, u64, bool),
+}
+
+/// Half a lease.
+const TICK_MS: i64 = 50;
+const TOKENS_MAX: u64 = 3;
+const TIME_MAX: i64 = 350;
+
+impl SmallState {
+    fn is_held(&self, token: u64) -> bool {
+        self.holder.is_some_and(|(_, held, end)| held == token && self.now < end)
+    }
+
+    fn check(&mut self, is_so: bool, what: &'static str) {
+        if !is_so {
+            self.broken = Some(what);
+        }
+    }
+}
+
+impl Model for Small {
+    type State = SmallState;
+    type Action = Step;
+
+    fn init_states(&self) -> Vec<SmallState> {
+        vec![SmallState {
+            todo: TodoState::default(),
+            now: 0,
+            told: [Vec::new(), Vec::new()],
+            holder: None,
+            grants: 0,
+            counted: Vec::new(),
+            broken: None,
+        }]
+    }
+
+    fn actions(&self, state: &SmallState, actions: &mut Vec<Step>) {
+        actions.extend([Step::Wait, Step::Sweep]);
+        for worker in 0..2 {
+            actions.push(Step::Claim(worker));
+            for &token in &state.told[worker] {
+                actions.extend([Step::Beat(worker, token), Step::Release(worker, token)]);
+                actions.extend([Step::Complete(worker, token, true), Step::Complete(worker, token, false)]);
+            }
+        }
+    }
+
+    fn next_state(&self, before: &SmallState, step: Step) -> Option<SmallState> {
+        let mut state = before.clone();
+        let moment = Moment::both(state.now);
+        match step {
+            Step::Wait => state.now += TICK_MS,
+            Step::Sweep => {
+                if let Some(after) = state.todo.expired(&moment, &terms()) {
+                    state.check(!before.holder.is_some_and(|(_, _, end)| before.now < end), "a live lease was ended");
+                    (state.todo, state.holder) = (after, None);
+                } else {
+                    let dead = before.holder.is_some_and(|(_, _, end)| before.now >= end);
+                    state.check(!dead, "a dead lease was kept");
+                }
+            }
+            Step::Claim(worker) => {
+                // Whoever decides about a claim has swept before.
+                if let Some(after) = state.todo.expired(&moment, &terms()) {
+                    (state.todo, state.holder) = (after, None);
+                }
+                if !state.todo.stage.is_open() {
+                    return None;
+                }
+                match state.todo.grant(&todo(0), &asker(0, worker), 1, &moment, &terms()) {
+                    Grant::Granted(after) => {
+                        let token = after.token;
+                        state.check(state.holder.is_none(), "granted while it was held");
+                        state.check(token == state.grants + 1, "a token that does not rise by one");
+                        state.grants += 1;
+                        state.holder = Some((worker, token, state.now + LEASE_MS));
+                        state.told[worker].push(token);
+                        state.todo = *after;
+                    }
+                    Grant::Repeat(claim) => {
+                        state.check(before.holder.is_some_and(|(who, ..)| who == worker), "repeated to a stranger");
+                        state.check(state.is_held(claim.token), "repeated after its end");
+                    }
+                    Grant::Held(_) => {
+                        state.check(state.holder.is_some_and(|(who, ..)| who != worker), "held by nobody");
+                    }
+                    Grant::Waiting(_) => {}
+                }
+            }
+            Step::Beat(_, token) => {
+                let held = state.is_held(token);
+                let beat = state.todo.heartbeat(token, None, None, moment.awake, &terms());
+                state.check(beat.is_ok() == held, "a beat was taken wrongly");
+                if let Ok(after) = beat {
+                    let end = after.claim.as_ref().map_or(0, |claim| claim.expires.as_ms());
+                    state.check(state.holder.is_some_and(|(_, _, before)| end >= before), "a beat shortened a lease");
+                    state.holder = state.holder.map(|(who, token, _)| (who, token, end));
+                    state.todo = after;
+                }
+            }
+            Step::Release(_, token) => {
+                let held = state.is_held(token);
+                let released = state.todo.released(token, &moment);
+                state.check(released.is_ok() == held, "a release was taken wrongly");
+                if let Ok(after) = released {
+                    (state.todo, state.holder) = (after, None);
+                }
+            }
+            Step::Complete(_, token, well) => {
+                let said = if well { says(token, Outcome::Done, "") } else { says(token, Outcome::Failed, "it broke") };
+                let held = state.is_held(token);
+                match state.todo.completing(&said, moment.awake) {
+                    Completing::Go(_) => {
+                        state.check(held, "a stale complete counted");
+                        state.check(!state.counted.contains(&token), "one claim counted twice");
+                        state.counted.push(token);
+                        state.todo = state.todo.completed(&said, &around(), &moment, &terms());
+                        state.holder = None;
+                    }
+                    Completing::Repeat(ending) => {
+                        state.check(state.counted.contains(&ending.token), "a repeat of what never counted");
+                    }
+                    Completing::Stale(_) => state.check(!held, "a complete in time was refused"),
+                    Completing::Unfit(_) => state.check(false, "fit words were called unfit"),
+                }
+            }
+        }
+        Some(state)
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        vec![
+            Property::<Self>::always("every step keeps its promise", |_, state| state.broken.is_none()),
+            Property::<Self>::always("at most one complete as done counts", |_, state| {
+                state.todo.endings.iter().filter(|ending| ending.how == How::Done).count() <= 1
+            }),
+            Property::<Self>::always("an attempt is an expiry or a failure", |_, state| {
+                let ends = state.todo.endings.iter().filter(|ending| matches!(ending.how, How::Expired | How::Failed));
+                state.todo.stage == Stage::Done || ends.count() == state.todo.attempts as usize
+            }),
+            Property::<Self>::sometimes("it can be done", |_, state| state.todo.stage == Stage::Done),
+            Property::<Self>::sometimes("it can change hands", |_, state| {
+                state.told.iter().all(|tokens| !tokens.is_empty())
+            }),
+            Property::<Self>::sometimes("it can expire and be given out again", |_, state| {
+                state.todo.endings.iter().any(|ending| ending.how == How::Expired) && state.holder.is_some()
+            }),
+        ]
+    }
+
+    fn within_boundary(&self, state: &SmallState) -> bool {
+        state.grants <= TOKENS_MAX && state.now <= TIME_MAX
+    }
+}
+
+#[test]
+fn in_every_state_that_can_be_reached_a_claim_has_one_holder_and_counts_once() {
+    let checker = Small.checker().threads(2).spawn_bfs().join();
+    println!("{} states", checker.unique_state_count());
+    assert!(checker.unique_state_count() > 1_000, "the world is too small to say anything");
+    checker.assert_properties();
+}
+
+#[test]
+fn the_lanes_obstacle_of_a_full_lane_names_its_limit() {
+    let base = catalog(3);
+    let mut desk = Desk::new(rules());
+    desk.base_is(&repo(), &base);
+    let now = Moment::both(0);
+    for worker in 0..2 {
+        assert!(matches!(desk.next(&repo(), &asker(0, worker), &now), Claimed::Granted { repeated: false, .. }));
+    }
+    let third = desk.next(&repo(), &asker(0, 2), &now);
+    assert_eq!(third, Claimed::Lane(LaneObstacle::Full { wip: 2, limit: 2 }));
+    assert!(matches!(desk.next(&repo(), &asker(1, 2), &now), Claimed::Granted { .. }), "another lane has room");
+}
