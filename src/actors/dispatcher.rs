@@ -34,8 +34,11 @@ use crate::model::todo::{Asker, Circumstances, Complete, Stage};
 use crate::model::view::{LaneView, LeaseView, Mutation};
 use crate::store::{Chain, Write};
 
-/// How often leases and pauses are looked after while there are any: expired work is offered again within this time.
-const TICK: Duration = Duration::from_millis(250);
+/// How often leases, waits and pauses are looked after while there are any, in milliseconds: at least once a second,
+/// since a lease that begins later may end sooner.
+const TICK_MAX_MS: u64 = 500;
+/// And not more often than this.
+const TICK_MIN_MS: u64 = 10;
 
 /// What the dispatcher hears.
 pub enum DispatcherMsg {
@@ -355,11 +358,14 @@ impl DispatcherState {
             }
             return;
         }
-        let at = self.context.clock.now();
-        let decided = changes.iter().map(|change| Write::Decided { change: change.clone(), at });
+        let now = self.context.clock.moment();
+        // Every batch says how late it is, so that the next daemon goes on from there.
+        let late = Change::Awake(now.awake);
+        let decided =
+            changes.iter().chain([&late]).map(|change| Write::Decided { change: change.clone(), at: now.wall });
         let kept = keyed.map(|(keyed, answer)| Write::Kept {
             key: keyed.key,
-            kept: Box::new(Kept { digest: keyed.digest, answer, at: self.context.clock.moment().awake }),
+            kept: Box::new(Kept { digest: keyed.digest, answer, at: now.awake }),
         });
         let written = self.context.ledger.enqueue(decided.chain(kept).collect(), &self.chain);
         self.departed += 1;
@@ -441,15 +447,16 @@ impl DispatcherState {
         self.chain = Chain::default();
     }
 
-    /// While leases run or pauses end by themselves, they are looked after; else nothing wakes.
+    /// While anything will happen by itself it is looked after, as soon as it is due; else nothing wakes.
     fn tick_later(&mut self) {
-        if self.ticking || !self.desk.as_ref().is_none_or(Desk::has_timers) {
-            return;
-        }
+        let now = self.context.clock.moment();
+        let due_ms = self.desk.as_ref().map_or(Some(TICK_MAX_MS), |desk| desk.next_due_ms(&now));
+        let (false, Some(due_ms)) = (self.ticking, due_ms) else { return };
         self.ticking = true;
+        let pause = Duration::from_millis(due_ms.clamp(TICK_MIN_MS, TICK_MAX_MS));
         let dispatcher = self.context.dispatcher.clone();
         tokio::spawn(async move {
-            tokio::time::sleep(TICK).await;
+            tokio::time::sleep(pause).await;
             let _ = dispatcher.tell(DispatcherMsg::Tick);
         });
     }

@@ -27,8 +27,8 @@ const REMEDY_PRIORITY: i64 = 1_000_000;
 const REST_MS: i64 = 300_000;
 /// The longest rest a provider's words can lead to, in milliseconds: a week.
 const REST_MAX_MS: i64 = 7 * 86_400_000;
-/// Waking time is noted in the ledger this often while leases run, in milliseconds: a kill makes a lease at most this
-/// much longer.
+/// Waking time is noted in the ledger this often while leases run or todos wait, in milliseconds, if nothing else is: a
+/// kill makes either at most this much longer.
 const AWAKE_NOTE_EVERY_MS: i64 = 5_000;
 
 /// How many claims lanes may have at once.
@@ -201,7 +201,9 @@ pub struct Desk {
     agendas: HashMap<RepoName, BasedAgenda>,
     /// Every claim that has not ended, by the end of its lease.
     expiries: BTreeSet<(Awake, TodoKey)>,
-    /// The same by holder.
+    /// Every todo that waits after a failure, by when that is over.
+    waits: BTreeSet<(Awake, Option<TodoKey>)>,
+    /// The claims by holder.
     holders: HashMap<Asker, BTreeSet<TodoKey>>,
     noted: Awake,
     changes: Vec<Change>,
@@ -218,6 +220,7 @@ impl Desk {
             additions: HashMap::new(),
             agendas: HashMap::new(),
             expiries: BTreeSet::new(),
+            waits: BTreeSet::new(),
             holders: HashMap::new(),
             noted: Awake::default(),
             changes: Vec::new(),
@@ -270,11 +273,15 @@ impl Desk {
             .map_or_else(|| (LaneState::new(lane.clone()), 0), |desk| (desk.state.clone(), desk.held.len()))
     }
 
-    /// Whether anything will happen by itself: a lease that runs or a pause that ends.
+    /// Milliseconds until something happens by itself: a lease runs out, a wait is over or a pause ends. `None` when
+    /// nothing will.
     #[must_use]
-    pub fn has_timers(&self) -> bool {
-        let ends = |lane: &LaneDesk| lane.state.paused().is_some_and(|pause| pause.until.is_some());
-        !self.expiries.is_empty() || self.lanes.values().any(ends)
+    pub fn next_due_ms(&self, now: &Moment) -> Option<u64> {
+        let lease = self.expiries.first().map(|(end, _)| now.until_ms(*end));
+        let wait = self.waits.range((now.awake.plus_ms(1), None)..).next().map(|(end, _)| now.until_ms(*end));
+        let pause = self.lanes.values().filter_map(|lane| lane.state.paused()?.until);
+        let pause = pause.map(|until| u64::try_from(until.as_ms() - now.wall.as_ms()).unwrap_or(0)).min();
+        [lease, wait, pause].into_iter().flatten().min()
     }
 
     /// How many claims have not ended.
@@ -310,7 +317,8 @@ impl Desk {
         for lane in due {
             self.resume(&lane, now.wall);
         }
-        if !self.expiries.is_empty() && now.awake.since_ms(self.noted) >= AWAKE_NOTE_EVERY_MS {
+        let waits = self.waits.last().is_some_and(|(end, _)| now.awake < *end);
+        if (waits || !self.expiries.is_empty()) && now.awake.since_ms(self.noted) >= AWAKE_NOTE_EVERY_MS {
             self.noted = now.awake;
             self.changes.push(Change::Awake(now.awake));
         }
@@ -776,6 +784,12 @@ impl Desk {
                 }
             }
             self.lane_mut(&claim.lane).held.remove(todo);
+        }
+        if let Some(until) = self.todos.get(todo).and_then(|before| before.not_before) {
+            self.waits.remove(&(until, Some(todo.clone())));
+        }
+        if let Some(until) = state.not_before {
+            self.waits.insert((until, Some(todo.clone())));
         }
         if let Some(claim) = &state.claim {
             self.expiries.insert((claim.expires, todo.clone()));

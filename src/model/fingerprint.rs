@@ -18,10 +18,13 @@ use super::time::Timestamp;
 /// Rises whenever a rule changes, since old and new fingerprints of one cause then differ.
 pub const VERSION: u32 = 1;
 
-/// Bytes of a text that are looked at: half from its beginning, half from its end.
+/// Bytes of a text that are looked at, from its beginning.
 const TEXT_BYTES_MAX: usize = 16 * 1024;
 /// Lines of the normalized text that make the fingerprint.
 const LINES_MAX: usize = 40;
+
+/// Expected and found values that belong to a headline.
+const VALUES_MAX: usize = 4;
 
 /// When a provider takes requests again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -173,7 +176,7 @@ static RULES: LazyLock<Vec<Rule>> = LazyLock::new(|| {
         rule(
             "runner_lines",
             "what a runner prints around any failure: the command it ran, which target failed, where its log is",
-            r"(?im)^\s*(?:\++ .*|make(?:\[\d+\])?: (?:\*\*\* |Entering directory|Leaving directory).*|npm (?:err!|error) +a complete log of this run.*|npm (?:err!|error)\s+/\S*-debug-0\.log|error: process completed with exit code \d+\.?|note: run with `?rust_backtrace=.*|for more information about this error, try.*|see \S+ for (?:more )?details.*|\$ .*)$",
+            r"(?im)^\s*(?:\++ .*|\$ .*|> \S+@\S+ \S+|make(?:\[\d+\])?: (?:\*\*\* \[.*|(?:entering|leaving) directory.*)|npm (?:err!|error) +a complete log of this run.*|npm (?:err!|error)\s+/\S*-debug-0\.log|(?:##\[error\])?error: process completed with exit code \d+\.?|\s*elifecycle\b.*|note: run with `?rust_backtrace=.*|for more information about this error, try.*|see \S+ for (?:more )?details.*|error: could not compile .*|error: test failed, to rerun.*|error: aborting due to.*|warning: build failed.*|collect2: error: ld returned.*|test result: .*|failures?:|tests?:? +\d+ .*|test (?:suites|files) +.*|time: .*|found \d+ errors?.*|=+.*|-{3,}|✖ \d+ problems?.*|.*potentially fixable with the.*|.*fixable with the `--fix` option.*|build failed in .*|\d+ actionable tasks?.*|failure: build failed with an exception\.|\* (?:what went wrong|try|exception is):|attempt \d+ (?:of|/) ?\d+:?|aborted \(core dumped\)|==\d+==aborting|exit status \d+|fail\s*|fail\s+\S+\s+[\d.]+s)$",
             Text(""),
         ),
         rule(
@@ -182,6 +185,13 @@ static RULES: LazyLock<Vec<Rule>> = LazyLock::new(|| {
             r"(?im)^[\[(]?(?:\d{4}[-/]\d\d[-/]\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|\s?[+-]\d\d:?\d\d)?|(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec) +\d{1,2} \d\d:\d\d:\d\d(?: [\w.-]+)?|\d\d:\d\d:\d\d(?:[.,]\d+)?|\d{10}(?:\d{3})?(?:\.\d+)?)[\])]?[:,]?\s+(?:[\[(]?(?:trace|debug|info|notice|warn(?:ing)?|error|fatal|critical|panic)[\])]?:?\s+)?",
             Text(""),
         ),
+        rule(
+            "envelope",
+            "fields a structured log wraps a message in",
+            r#"(?im)^.*?\bmsg="((?:[^"\\]|\\.)*)".*$"#,
+            Text("$1"),
+        ),
+        rule("process", "name and number of the process that logged it", r"(?im)^[\w./-]{1,40}\[\d+\]:? ", Text("")),
         rule("urls", "what a request carried", r"\b(https?://[^\s?#\x22'`<>)]+)[?#][^\s\x22'`<>)]*", Text("$1")),
         rule("uuids", "ids", r"(?i)\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b", Text("<id>")),
         rule("ulids", "ids", r"\b[0-7][0-9A-HJKMNP-TV-Z]{25}\b", Text("<id>")),
@@ -320,7 +330,110 @@ fn normalize(text: &str, mut seen: impl FnMut(&Rule, &str)) -> String {
         }
     }
     distinct.truncate(LINES_MAX);
-    distinct.join("\n").to_lowercase()
+    let text = distinct.join("\n").to_lowercase();
+    match headline(&text) {
+        Some((rule, said)) => {
+            let said = said.trim().to_owned();
+            if said != text {
+                seen(rule, &said);
+            }
+            said
+        }
+        None => text,
+    }
+}
+
+/// How tools say what is wrong: the first of these that a text has is its headline, the rest of the text is what stands
+/// around it. More particular ones come first; the last two take any line that speaks of something gone wrong.
+struct Headline {
+    rule: Rule,
+    /// Whether values that were expected and found belong to it.
+    values: bool,
+    /// Whether it says nothing of where, so that the innermost function belongs to it.
+    place: bool,
+    /// Whether the last one counts: causes are told after what they led to.
+    last: bool,
+}
+
+static HEADLINES: LazyLock<Vec<Headline>> = LazyLock::new(|| {
+    let headline = |name, pattern, values, place, last| Headline {
+        rule: rule(name, "the line that says what is wrong; what stands around it differs", pattern, Put::Text("")),
+        values,
+        place,
+        last,
+    };
+    vec![
+        headline("sanitizer", r"(?m)^summary: (\w+sanitizer: \S+).* (in \S+)", false, false, false),
+        headline("test_summary", r"(?m)^(?:failed|error) (\S+::\S+)", false, false, false),
+        headline("test_name", r"(?m)^(?:[●×✕✗] |fail +)(?:\S+ > )?(.+ [›>] .+)$", true, false, false),
+        headline("test_panic", r"(?m)^thread '([^']+)'.*panicked at[^\n]*\n([^\n]+)", true, false, false),
+        headline("test_fail", r"(?m)^--- fail: (\S+)", false, false, false),
+        headline("race", r"(?m)^(warning: data race)", false, true, false),
+        headline("panic", r"(?m)^(?:panic|fatal error): (.+)$", false, true, false),
+        headline(
+            "compiler_code",
+            r"(?m)\b((?:error|warning)(?:\[[a-z]+\d+\]| [a-z]{1,4}\d+): .+)$",
+            false,
+            false,
+            false,
+        ),
+        headline("linter_row", r"(?m)^<n>:<n> (?:error|warning) (.+)$", false, false, false),
+        headline("linter_code", r"(?m):<at>:? ([a-z]{1,4}\d{3,4}\b.*)$", false, false, false),
+        headline(
+            "linker",
+            r"(?m)(undefined reference to .+|undefined symbols? .+|multiple definition of .+)$",
+            false,
+            false,
+            false,
+        ),
+        headline(
+            "exception",
+            r"(?m)^(?:e +|uncaught |caused by: |exception in thread .{1,60}? )?((?:\w+[.:]+)*\w*(?:error|exception|interrupt)\b(?: \[\w+\])?:.*)$",
+            false,
+            false,
+            true,
+        ),
+        headline("reason", r"(?m)^> (could not .+|cannot .+|no .+)$", false, false, true),
+        headline(
+            "said_error",
+            r"(?m)(?:^|[\s\]:>|])(?:error|fatal|err!|failed|failure|critical|denied)[:\]]+\s*(.+)$",
+            true,
+            false,
+            false,
+        ),
+        headline(
+            "spoke_of_it",
+            r"(?m)^(.*\b(?:error|errors|failed|failure|fatal|cannot|can't|could not|couldn't|unable|not found|no such|no rule|denied|refused|timed out|timeout|exceeded|killed|undefined|unknown|missing|invalid|conflict|conflicts?|mismatch|rejected|forbidden|unauthorized|unreachable|abort(?:ed)?|gave up|limit|overloaded|quota|exit code|signal|must|required|expired|corrupt|full|fault|fail|fails)\b.*)$",
+            true,
+            false,
+            false,
+        ),
+    ]
+});
+
+static VALUES: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(r"(?m)^\s*(?:expected|received|actual|got|want|left|right|found)\b ?:? .*$").expect("a pattern")
+});
+static PLACE: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(r"(?m)^\s*(?:#\d+ \S+ in |at )?((?:[\w@.$-]+[./:])*\(?\*?\w+\)?\.\w+)\(").expect("a pattern")
+});
+
+fn headline(text: &str) -> Option<(&'static Rule, String)> {
+    for candidate in HEADLINES.iter() {
+        let mut all = candidate.rule.pattern.captures_iter(text);
+        let found = if candidate.last { all.last() } else { all.next() };
+        let Some(found) = found else { continue };
+        let mut said: Vec<&str> = found.iter().skip(1).flatten().map(|part| part.as_str().trim()).collect();
+        let rest = &text[found.get(0).map_or(0, |whole| whole.start())..];
+        if candidate.values {
+            said.extend(VALUES.find_iter(rest).take(VALUES_MAX).map(|value| value.as_str().trim()));
+        }
+        if candidate.place {
+            said.extend(PLACE.captures(rest).and_then(|place| place.get(1)).map(|place| place.as_str()));
+        }
+        return Some((&candidate.rule, said.join("\n")));
+    }
+    None
 }
 
 /// The beginning of a text that is too long to be looked at whole: what went wrong first is the cause.

@@ -200,12 +200,14 @@ struct Changer {
     filed: Vec<String>,
     token: Option<u64>,
     bytes: Vec<(String, Value, String, Vec<u8>)>,
+    /// The last refusal, to be told when something goes wrong.
+    refused: String,
 }
 
 impl Changer {
     fn new(number: usize) -> Self {
         let (answered, failed, resumed, filed) = (0, 0, 0, Vec::new());
-        Self { number, answered, failed, resumed, filed, token: None, bytes: Vec::new() }
+        Self { number, answered, failed, resumed, filed, token: None, bytes: Vec::new(), refused: String::new() }
     }
 
     /// The next thing it wants: a function of what was answered, so a request that was not is sent again as it was.
@@ -236,6 +238,7 @@ impl Changer {
             let Ok(reply) = sent else { return self };
             if reply.status >= 300 {
                 assert!(reply.json()["retryable"] == true, "{path}: {}", reply.text());
+                self.refused = format!("{path}: {}", reply.text());
                 tokio::task::yield_now().await;
                 continue;
             }
@@ -302,6 +305,7 @@ async fn kills_under_load_lose_no_acknowledged_change_and_no_retry_has_a_second_
     let mut total = 0;
     for changer in &changers {
         total += changer.bytes.len();
+        println!("changer {}: {} answered, last refused: {}", changer.number, changer.answered, changer.refused);
         for slug in &changer.filed {
             assert_eq!(get(format!("/todos/app/{slug}")).await["slug"], slug.as_str(), "a filed todo is lost");
         }
