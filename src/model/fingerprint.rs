@@ -171,7 +171,12 @@ fn rule(name: &'static str, why: &'static str, pattern: &str, put: Put) -> Rule 
 static RULES: LazyLock<Vec<Rule>> = LazyLock::new(|| {
     use Put::{Text, With};
     vec![
-        rule("colours", "terminal escapes", r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\))", Text("")),
+        rule(
+            "colours",
+            "terminal escapes",
+            r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|[()][A-Za-z0-9]|\][^\x07\x1b]*(?:\x07|\x1b\\))",
+            Text(""),
+        ),
         rule("line_ends", "carriage returns, blanks at line ends", r"(?m)[ \t\r]+$", Text("")),
         rule(
             "runner_lines",
@@ -180,21 +185,28 @@ static RULES: LazyLock<Vec<Rule>> = LazyLock::new(|| {
             Text(""),
         ),
         rule(
-            "log_prefix",
-            "time, level, process and thread a log line begins with",
-            r"(?im)^[\[(]?(?:\d{4}[-/]\d\d[-/]\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|\s?[+-]\d\d:?\d\d)?|(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec) +\d{1,2} \d\d:\d\d:\d\d(?: [\w.-]+)?|\d\d:\d\d:\d\d(?:[.,]\d+)?|\d{10}(?:\d{3})?(?:\.\d+)?)[\])]?[:,]?\s+(?:[\[(]?(?:trace|debug|info|notice|warn(?:ing)?|error|fatal|critical|panic)[\])]?:?\s+)?",
-            Text(""),
-        ),
-        rule(
             "envelope",
             "fields a structured log wraps a message in",
             r#"(?im)^.*?\bmsg="((?:[^"\\]|\\.)*)".*$"#,
             Text("$1"),
         ),
-        rule("process", "name and number of the process that logged it", r"(?im)^[\w./-]{1,40}\[\d+\]:? ", Text("")),
+        rule("log_prefix", "time, level, process and logger a log line begins with", r"(?m)^.+$", With(without_prefix)),
+        rule(
+            "attempts",
+            "which try it was and when the next one is",
+            r"(?i)\s*[(\[][^)\]\n]*\b(?:attempt|retry|retrying)\b[^)\]\n]*[)\]]|\battempt \d+ ?(?:of|/) ?\d+:?\s*|[,;]?\s*\b(?:retry|retrying|try again|trying again|reconnecting)(?: after| in)? \d[\w.]*(?: \d+\w)*",
+            Text(""),
+        ),
+        rule(
+            "request_ids",
+            "ids",
+            r#"(?i)\b(?:req|request|trace|span|run|job|msg|evt|call|chatcmpl)[-_][0-9a-z]{8,}\b|"request_id":\s*"[^"]*""#,
+            Text("<id>"),
+        ),
         rule("urls", "what a request carried", r"\b(https?://[^\s?#\x22'`<>)]+)[?#][^\s\x22'`<>)]*", Text("$1")),
         rule("uuids", "ids", r"(?i)\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b", Text("<id>")),
         rule("ulids", "ids", r"\b[0-7][0-9A-HJKMNP-TV-Z]{25}\b", Text("<id>")),
+        rule("short_ids", "ids", r"\b[0-9A-Z]{9,32}\b", With(short_id)),
         rule(
             "times",
             "points in time",
@@ -211,7 +223,7 @@ static RULES: LazyLock<Vec<Rule>> = LazyLock::new(|| {
         rule(
             "positions",
             "line and column",
-            r"(\.[A-Za-z]\w{0,9}|<tmp>)(?:[:(]\d+(?:[:,]\s?\d+)?\)?)",
+            r"(\.[A-Za-z]\w{0,9}|<tmp>)(?::\d+(?::\d+)?|\(\d+(?:,\s?\d+)?\))",
             Text("$1:<at>"),
         ),
         rule("lines", "line numbers in words", r"(?i)\b(lines?|columns?|col|row|char) \d+(?:[-–]\d+)?", Text("$1 <n>")),
@@ -224,7 +236,7 @@ static RULES: LazyLock<Vec<Rule>> = LazyLock::new(|| {
         rule(
             "durations",
             "how long",
-            r"(?i)\b(?:\d+(?:\.\d+)?\s?(?:ns|µs|us|ms|milliseconds?|secs?|seconds?|s|mins?|minutes?|m|hours?|hrs?|h|days?|d)\b[\s,]*)+",
+            r"(?i)\b(?:\d+(?:\.\d+)?\s?(?:ns|µs|us|ms|milliseconds?|secs?|seconds?|s|mins?|minutes?|m|hours?|hrs?|h|days?|d)\b[ \t,]*)+",
             Text("<duration> "),
         ),
         rule("sizes", "how large", r"(?i)\b\d+(?:[.,]\d+)?\s?(?:[kmgt]i?b|bytes|b)\b", Text("<size>")),
@@ -236,26 +248,110 @@ static RULES: LazyLock<Vec<Rule>> = LazyLock::new(|| {
         ),
         rule("ports", "ports given for an occasion", r"(:)(\d{5})\b", With(port)),
         rule(
+            "named_ids",
+            "which worker, task or machine it was",
+            r"(?i)\b(worker|task|job|agent|container|thread|session|build|run|node|pod|host|process|goroutine|runner|plan|step|shard|pid)([ #:=/-]{1,2})(?:[a-z]-)?([0-9a-f]*\d[0-9a-f]*|[a-z0-9]+-[0-9a-f]*\d[0-9a-f]*)\b",
+            Text("$1$2<id>"),
+        ),
+        rule(
             "codes",
             "numbers that are the cause: exit, status and error codes, signals, found and expected values",
-            r"(?i)\b((?:exit(?:ed)?(?: with)?(?: code| status)?|code|status(?: code)?|https?|http/\d\.\d|signal|errno|error|sqlstate|expected|got|actual|received|found|left|right|want|version|port|returned|to (?:be|equal))\b[:=]?\s?[\x22'`(]?)(-?\d{1,6}(?:\.\d+)*)\b",
+            r"(?i)\b((?:exit(?:ed)?(?: with)?(?: code| status)?|code|status(?: code)?|https?|http/\d\.\d|signal|errno|error|sqlstate|expected|got|actual|received|found|left|right|want|version|port|returned|to (?:be|equal)|api error:|exceeded|limit|maximum|timeout of|at most|at least)\b?[:=]?\s?[\x22'`(]?)(-?\d{1,6}(?:\.\d+)*)\b",
+            With(kept),
+        ),
+        rule("statuses", "the status something was answered with", r"((?:->|=>|→)\s?)([1-5]\d\d)\b", With(kept)),
+        rule(
+            "versions",
+            "a version is part of what is named",
+            r"((?:==|@[~^]?|[~^]|:v?|-)v?)(\d+(?:\.\d+)+)",
             With(kept),
         ),
         rule("numbers", "counts and everything else that is a number", r"\b\d[\d_.,]*\b", Text("<n>")),
         rule("kept", "numbers that were kept", r"\x02([^\x03]*)\x03", With(unkept)),
-        rule("blanks", "blanks in a row", r"[ \t\u{a0}]+", Text(" ")),
+        rule("blanks", "blanks in a row", r"[^\S\n]+", Text(" ")),
     ]
 });
 
+/// One thing a log line can begin with, before what it says.
+static PREFIX: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(
+        r#"(?ix)^\s*(?:
+            \[[^\]\n]{1,60}\]
+          | [\[(]?\d{4}[-/]\d\d[-/]\d\d[T\s]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|\s?[+-]\d\d:?\d\d|\s[A-Z]{3,4}\b)?[\])]?
+          | (?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)\s+\d{1,2}\s\d\d:\d\d:\d\d(?:\s[\w.-]+)?
+          | [\[(]?\d\d:\d\d:\d\d(?:[.,]\d+)?[\])]?
+          | \d{10}(?:\d{3})?(?:\.\d+)?\b
+          | \((?:worker|thread|pid|task|job|run)[^)\n]{0,30}\)
+          | [A-Za-z_][\w.]*=(?:"[^"\n]*"|\S+)
+          | \#\d+\s(?:\[[^\]\n]*\]\s)?\d+\.\d+
+          | [a-z][\w.-]*@[\w.-]+:?\s
+          | (?:stderr|stdout|kernel):
+          | npm\s(?:err!|error)\s(?:code\s.*)?
+          | remote:
+          | ⎿
+          | [\w./-]{1,40}\[\d+\]:?\s
+          | e\s{2,}
+        )[:,]?\s*"#,
+    )
+    .expect("a pattern")
+});
+static LEVEL: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(r"^(?:TRACE|DEBUG|INFO|NOTICE|WARN|WARNING|ERROR|FATAL|CRITICAL|trace|debug|info|notice|warn|warning|error|fatal|critical)\s+").expect("a pattern")
+});
+static LOGGER: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r"^[a-z][\w.-]{0,40}(?:\s[\w-]+=\S+|\s[0-9A-Z]{8,26})?:\s+").expect("a pattern"));
+
+/// A line without the time, level, process and logger it may begin with. What looks like a logger and speaks of an
+/// error is part of what is said.
+fn without_prefix(found: &Captures<'_>) -> String {
+    let mut line = &found[0];
+    let mut stripped = false;
+    while let Some(prefix) = PREFIX.find(line) {
+        line = &line[prefix.end()..];
+        stripped = true;
+    }
+    if !stripped {
+        return line.to_owned();
+    }
+    if let Some(level) = LEVEL.find(line) {
+        line = &line[level.end()..];
+        while let Some(prefix) = PREFIX.find(line) {
+            line = &line[prefix.end()..];
+        }
+    }
+    if let Some(logger) = LOGGER.find(line) {
+        let name = logger.as_str().to_lowercase();
+        if !["error", "exception", "fail", "fatal", "panic", "failed", "cannot"].iter().any(|word| name.contains(word))
+        {
+            line = &line[logger.end()..];
+        }
+    }
+    line.to_owned()
+}
+
+/// Nine capitals and digits or more, mixed, are an id; a word or a number is none.
+fn short_id(found: &Captures<'_>) -> String {
+    let digits = found[0].bytes().filter(u8::is_ascii_digit).count();
+    if digits >= 2 && found[0].len() - digits >= 2 { "<id>".to_owned() } else { found[0].to_owned() }
+}
+
+/// The part of a file's name that a build put in to tell it from its forerunner.
+static HASH_PART: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"([-._])[0-9a-f]{6,64}\b").expect("a pattern"));
+
 fn path(found: &Captures<'_>) -> String {
     let text = &found[0];
+    let is_absolute = text.starts_with(['/', '~']) || text.contains(":\\");
     let name = text.trim_end_matches(['/', '\\']).rsplit(['/', '\\']).next().unwrap_or(text);
+    let name = &*HASH_PART.replace_all(name, "$1<hash>");
     let is_made_up = |name: &str| {
         let digits = name.bytes().filter(u8::is_ascii_digit).count();
         name.starts_with("tmp") || name.starts_with(".tmp") || digits >= 4 && digits * 3 >= name.len()
     };
     if text.trim_matches(['/', '.', '~']).is_empty() {
         text.to_owned()
+    } else if is_absolute && !name.contains('.') {
+        // A directory or a program: where it lies is the whole of it.
+        "<dir>".to_owned()
     } else if is_made_up(name) {
         "<tmp>".to_owned()
     } else {
@@ -368,12 +464,14 @@ static HEADLINES: LazyLock<Vec<Headline>> = LazyLock::new(|| {
         headline("test_name", r"(?m)^(?:[●×✕✗] |fail +)(?:\S+ > )?(.+ [›>] .+)$", true, false, false),
         headline("test_panic", r"(?m)^thread '([^']+)'.*panicked at[^\n]*\n([^\n]+)", true, false, false),
         headline("test_fail", r"(?m)^--- fail: (\S+)", false, false, false),
+        headline("api_error", r#"(?m)"type": ?"(\w+)", ?"message": ?"([^"\n]*)""#, false, false, false),
+        headline("git_rejected", r"(?m)^! \[(?:remote )?rejected\] .*\((.+)\)$", false, false, false),
         headline("race", r"(?m)^(warning: data race)", false, true, false),
         headline("panic", r"(?m)^(?:panic|fatal error): (.+)$", false, true, false),
         headline(
             "compiler_code",
             r"(?m)\b((?:error|warning)(?:\[[a-z]+\d+\]| [a-z]{1,4}\d+): .+)$",
-            false,
+            true,
             false,
             false,
         ),
@@ -381,14 +479,14 @@ static HEADLINES: LazyLock<Vec<Headline>> = LazyLock::new(|| {
         headline("linter_code", r"(?m):<at>:? ([a-z]{1,4}\d{3,4}\b.*)$", false, false, false),
         headline(
             "linker",
-            r"(?m)(undefined reference to .+|undefined symbols? .+|multiple definition of .+)$",
+            r"(?m)(undefined reference to .+|undefined symbols? .+|multiple definition of .+|no rule to make target .+)$",
             false,
             false,
             false,
         ),
         headline(
             "exception",
-            r"(?m)^(?:e +|uncaught |caused by: |exception in thread .{1,60}? )?((?:\w+[.:]+)*\w*(?:error|exception|interrupt)\b(?: \[\w+\])?:.*)$",
+            r"(?m)^(?:e +|uncaught |caused by: |exception in thread .{1,60}? )?((?:\w+[.:]+)*\w+(?:error|exception|interrupt)\b(?: \[\w+\])?:.*)$",
             false,
             false,
             true,
@@ -411,8 +509,11 @@ static HEADLINES: LazyLock<Vec<Headline>> = LazyLock::new(|| {
     ]
 });
 
+/// Some lines of one tool begin with the level and some do not.
+static LEADING_LEVEL: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r"^(?:error|fatal|err!|warning|failed|failure):?\s+").expect("a pattern"));
 static VALUES: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r"(?m)^\s*(?:expected|received|actual|got|want|left|right|found)\b ?:? .*$").expect("a pattern")
+    Regex::new(r"(?m)^\s*(?:expected|received|actual|got|want|left|right|found|symbol)\b ?:? .*$|\bexpected [^,\n]+, (?:found|got) .+$").expect("a pattern")
 });
 static PLACE: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(r"(?m)^\s*(?:#\d+ \S+ in |at )?((?:[\w@.$-]+[./:])*\(?\*?\w+\)?\.\w+)\(").expect("a pattern")
@@ -431,7 +532,9 @@ fn headline(text: &str) -> Option<(&'static Rule, String)> {
         if candidate.place {
             said.extend(PLACE.captures(rest).and_then(|place| place.get(1)).map(|place| place.as_str()));
         }
-        return Some((&candidate.rule, said.join("\n")));
+        let said = said.join("\n");
+        let said = LEADING_LEVEL.replace(&said, "").into_owned();
+        return Some((&candidate.rule, said));
     }
     None
 }
