@@ -2,10 +2,12 @@
 //! `tests/data/failures.jsonl` has a line per message; its causes are split into those the rules were tuned on and those
 //! that were held back.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 
+use proptest::prelude::*;
 use serde::Deserialize;
-use slugline::model::fingerprint::{self, Class};
+use slugline::model::fingerprint;
+use slugline::model::time::Timestamp;
 
 #[derive(Debug, Deserialize)]
 struct Line {
@@ -60,7 +62,7 @@ fn score(lines: &[&Line]) -> Score {
 fn show(lines: &[&Line], score: &Score) {
     for line in lines {
         if score.split.contains(&line.cause) || score.merged.iter().any(|pair| pair.contains(&line.cause)) {
-            let explained = fingerprint::explain(&line.text, slugline::model::time::Timestamp::from_ms(0));
+            let explained = fingerprint::explain(&line.text, Timestamp::from_ms(0));
             println!("--- {}\n{}", line.cause, explained.normalized);
         }
     }
@@ -94,14 +96,58 @@ fn one_cause_has_one_fingerprint_and_two_causes_have_two() {
 
 #[test]
 fn a_providers_trouble_is_told_from_the_works() {
-    let of_provider: BTreeMap<String, bool> = corpus()
-        .iter()
-        .map(|line| (line.cause.clone(), fingerprint::of(&line.text).class != Class::Ordinary))
-        .collect();
-    for (cause, is_providers) in of_provider {
-        let expected = ["rate-limit", "overloaded", "quota"].iter().any(|word| cause.contains(word));
-        if is_providers != expected {
-            println!("{cause}: provider {is_providers}");
-        }
+    const RATE_LIMITS: [&str; 5] = [
+        "llm-anthropic-429-rate-limit",
+        "llm-openai-rate-limit-rpd",
+        "llm-openai-rate-limit-tpm",
+        "llm-weekly-quota-exceeded",
+        "http-429-forge-api-tasks",
+    ];
+    const PROVIDERS: [&str; 1] = ["llm-anthropic-529-overloaded"];
+    for Line { cause, text, .. } in corpus() {
+        let class = fingerprint::of(&text).class;
+        let expected = match cause.as_str() {
+            cause if RATE_LIMITS.contains(&cause) => "rate_limit",
+            cause if PROVIDERS.contains(&cause) => "provider",
+            _ => "ordinary",
+        };
+        assert_eq!(class.as_str(), expected, "{cause}: {text}");
+    }
+}
+
+#[test]
+fn the_time_a_provider_names_is_read_in_all_its_spellings() {
+    let now = Timestamp::from_ms(1_795_255_200_000);
+    for (text, after_ms) in [
+        ("429 Too Many Requests (retry after 37s)", Some(37_000)),
+        ("rate limit reached, please try again in 6m12s", Some(372_000)),
+        ("rate_limit_error: retry-after: 90", Some(90_000)),
+        ("Rate limit reached for requests. Please try again in 850ms.", Some(850)),
+        ("quota exceeded, resets in 2 hours", Some(7_200_000)),
+        ("usage limit reached; resets at 2026-11-21T10:20:00Z", Some(1_200_000)),
+        ("usage limit reached; resets at 2026-11-21 10:20 UTC", Some(1_200_000)),
+        ("overloaded_error", None),
+    ] {
+        let reset = fingerprint::of(text).class.reset().unwrap_or_else(|| panic!("{text} is no provider's trouble"));
+        assert_eq!(reset.map(|reset| reset.after_ms(now)), after_ms, "{text}");
+    }
+    assert_eq!(Timestamp::from_ms(1_795_255_200_000).to_string(), "2026-11-21T10:00:00.000Z");
+}
+
+#[test]
+fn every_message_can_be_explained_to_the_same_fingerprint() {
+    for Line { text, .. } in corpus() {
+        let explained = fingerprint::explain(&text, Timestamp::from_ms(0));
+        assert_eq!(explained.fingerprint, fingerprint::of(&text).id);
+        assert!(!explained.normalized.is_empty() && explained.version == fingerprint::VERSION);
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_text_is_too_strange_to_be_recognised(text in "\\PC{0,400}") {
+        let found = fingerprint::of(&text);
+        prop_assert_eq!(&found, &fingerprint::of(&text));
+        prop_assert!(found.id.starts_with("v1-") && found.id.len() == 27);
     }
 }

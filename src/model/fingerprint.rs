@@ -546,10 +546,10 @@ fn cut(text: &str) -> &str {
 }
 
 static RATE_LIMIT: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r"(?i)\brate[ _-]?limit(?:ed|_error| exceeded| reached)?\b|\b429\b.*\btoo many requests\b|\btoo many requests\b|\b(?:status|http|error|code)[ :/]*429\b|\bquota (?:exceeded|exhausted)\b|\bexceeded your (?:current )?quota\b|\busage limit reached\b|\bresource_exhausted\b|\binsufficient_quota\b").expect("a pattern")
+    Regex::new(r"(?i)\brate[ _-]?limit(?:ed|_error| exceeded| reached)?\b|\b429\b.*\btoo many requests\b|\btoo many requests\b|\b(?:status|http|error|code)[ :/]*429\b|(?:^|[^\w\s]\s*|\b(?:api|usage|weekly|daily|hourly|monthly|requests?|tokens?|your|current|account)\s+)quota\s+(?:exceeded|exhausted|reached)\b|\bexceeded your (?:current )?quota\b|\busage limit reached\b|\bresource_exhausted\b|\binsufficient_quota\b").expect("a pattern")
 });
 static PROVIDER: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r"(?i)\boverloaded(?:_error)?\b|\b(?:status|http|error|code)[ :/]*529\b|\b(?:api|provider|model|anthropic|openai|gemini|bedrock|vertex)\b.{0,60}\b(?:503|502|504|service unavailable|temporarily unavailable|internal server error)\b").expect("a pattern")
+    Regex::new(r"(?i)\boverloaded(?:_error)?\b|\b(?:status|http|error|code)[ :/]*529\b|\bapi error:? 5\d\d\b|\b(?:provider|model|anthropic|claude|openai|gemini|bedrock|vertex)\b.{0,60}\b(?:50[0234]|service unavailable|temporarily unavailable|internal server error)\b").expect("a pattern")
 });
 static AFTER: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(r"(?i)\b(?:retry|try again|retrying|resets?|reset|available again|wait)[ _-]?(?:after|in|for)?[:=\s\x22']{0,4}((?:\d+(?:\.\d+)?\s?(?:ms|milliseconds?|seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h|days?|d)?\s?)+)").expect("a pattern")
