@@ -328,7 +328,7 @@ impl Model for Small {
             Step::Wait => state.now += TICK_MS,
             Step::Sweep => {
                 if let Some(after) = state.todo.expired(&moment, &terms()) {
-                    state.check(!before.holder.is_some_and(|(_, _, end)| before.now < end), "a live lease was ended");
+                    state.check(before.holder.is_none_or(|(_, _, end)| before.now >= end), "a live lease was ended");
                     (state.todo, state.holder) = (after, None);
                 } else {
                     let dead = before.holder.is_some_and(|(_, _, end)| before.now >= end);

@@ -74,7 +74,7 @@ fn one_cause_has_one_fingerprint_and_two_causes_have_two() {
     assert!(corpus.len() >= 300, "{} messages", corpus.len());
     let texts: HashSet<&str> = corpus.iter().map(|line| line.text.as_str()).collect();
     assert_eq!(texts.len(), corpus.len(), "a message stands there twice");
-    for set in ["tune", "held", ""] {
+    for set in ["tune", "held", "fresh", ""] {
         let lines: Vec<&Line> = corpus.iter().filter(|line| set.is_empty() || line.set == set).collect();
         let score = score(&lines);
         println!(

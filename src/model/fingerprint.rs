@@ -20,9 +20,15 @@ pub const VERSION: u32 = 1;
 
 /// Bytes of a text that are looked at, from its beginning.
 const TEXT_BYTES_MAX: usize = 16 * 1024;
-/// Lines of the normalized text that make the fingerprint.
-const LINES_MAX: usize = 40;
+/// Lines of the normalized text that are looked at.
+const LINES_MAX: usize = 200;
+/// Lines that make the fingerprint of a text that does not say what is wrong.
+const SAID_FIRST_LINES: usize = 3;
+/// A first line of so many bytes says enough by itself.
+const SAID_ENOUGH_BYTES: usize = 40;
 
+/// Further lines that belong to a headline that may be too general.
+const COMPANIONS_MAX: usize = 2;
 /// Expected and found values that belong to a headline.
 const VALUES_MAX: usize = 4;
 
@@ -194,13 +200,13 @@ static RULES: LazyLock<Vec<Rule>> = LazyLock::new(|| {
         rule(
             "attempts",
             "which try it was and when the next one is",
-            r"(?i)\s*[(\[][^)\]\n]*\b(?:attempt|retry|retrying)\b[^)\]\n]*[)\]]|\battempt \d+ ?(?:of|/) ?\d+:?\s*|[,;]?\s*\b(?:retry|retrying|try again|trying again|reconnecting)(?: after| in)? \d[\w.]*(?: \d+\w)*",
+            r"(?i)\s*\(x\d+ over [^)\n]*\)|\s*[(\[][^)\]\n]*\b(?:attempt|retry|retrying)\b[^)\]\n]*[)\]]|\battempt \d+ ?(?:of|/) ?\d+:?\s*|[,;]?\s*\b(?:retry|retrying|try again|trying again|reconnecting)(?: after| in)? \d[\w.]*(?: \d+\w)*",
             Text(""),
         ),
         rule(
             "request_ids",
             "ids",
-            r#"(?i)\b(?:req|request|trace|span|run|job|msg|evt|call|chatcmpl)[-_][0-9a-z]{8,}\b|"request_id":\s*"[^"]*""#,
+            r#"(?i)\b(?:req|request|trace|span|run|job|msg|evt|call|chatcmpl)[-_][0-9a-z]{8,}\b|"?request[ _-]?id"?[:=]\s*"?[\w-]+"?"#,
             Text("<id>"),
         ),
         rule("urls", "what a request carried", r"\b(https?://[^\s?#\x22'`<>)]+)[?#][^\s\x22'`<>)]*", Text("$1")),
@@ -210,7 +216,7 @@ static RULES: LazyLock<Vec<Rule>> = LazyLock::new(|| {
         rule(
             "times",
             "points in time",
-            r"(?i)\b\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:[.,]\d+)?)?(?:Z|\s?[+-]\d\d:?\d\d| utc)?)?|\b(?:mon|tue|wed|thu|fri|sat|sun),? \d{1,2} [a-z]{3} \d{4} \d\d:\d\d:\d\d(?: [a-z]{3}| [+-]\d{4})?|\b\d\d:\d\d:\d\d(?:[.,]\d+)?\b",
+            r"(?i)\b\d{4}\.\d\d\.\d\d\b|\b\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:[.,]\d+)?)?(?:Z|\s?[+-]\d\d:?\d\d| utc)?)?|\b(?:mon|tue|wed|thu|fri|sat|sun),? \d{1,2} [a-z]{3} \d{4} \d\d:\d\d:\d\d(?: [a-z]{3}| [+-]\d{4})?|\b\d\d:\d\d:\d\d(?:[.,]\d+)?\b",
             Text("<time>"),
         ),
         rule("pointers", "addresses in memory", r"(?i)\b0x[0-9a-f]{4,}\b", Text("<addr>")),
@@ -236,7 +242,7 @@ static RULES: LazyLock<Vec<Rule>> = LazyLock::new(|| {
         rule(
             "durations",
             "how long",
-            r"(?i)\b(?:\d+(?:\.\d+)?\s?(?:ns|µs|us|ms|milliseconds?|secs?|seconds?|s|mins?|minutes?|m|hours?|hrs?|h|days?|d)\b[ \t,]*)+",
+            r"(?i)\b(?:\d+[dhm])+\d+(?:\.\d+)?m?s\b|\b(?:\d+(?:\.\d+)?\s?(?:ns|µs|us|ms|milliseconds?|secs?|seconds?|s|mins?|minutes?|m|hours?|hrs?|h|days?|d)\b[ \t,]*)+",
             Text("<duration> "),
         ),
         rule("sizes", "how large", r"(?i)\b\d+(?:[.,]\d+)?\s?(?:[kmgt]i?b|bytes|b)\b", Text("<size>")),
@@ -288,6 +294,7 @@ static PREFIX: LazyLock<Regex> = LazyLock::new(|| {
           | (?:stderr|stdout|kernel):
           | npm\s(?:err!|error)\s(?:code\s.*)?
           | remote:
+          | [a-z][\w.-]*\s*\|\s
           | ⎿
           | [\w./-]{1,40}\[\d+\]:?\s
           | e\s{2,}
@@ -313,7 +320,9 @@ fn without_prefix(found: &Captures<'_>) -> String {
     if !stripped {
         return line.to_owned();
     }
-    if let Some(level) = LEVEL.find(line) {
+    // A number behind the level is the error's own.
+    if let Some(level) = LEVEL.find(line).filter(|level| !line[level.end()..].starts_with(|c: char| c.is_ascii_digit()))
+    {
         line = &line[level.end()..];
         while let Some(prefix) = PREFIX.find(line) {
             line = &line[prefix.end()..];
@@ -435,76 +444,72 @@ fn normalize(text: &str, mut seen: impl FnMut(&Rule, &str)) -> String {
             }
             said
         }
-        None => text,
+        // Nothing is said to be wrong: then it is what is said first.
+        None => {
+            let first = text.lines().next().unwrap_or_default();
+            let lines = if first.len() >= SAID_ENOUGH_BYTES { 1 } else { SAID_FIRST_LINES };
+            text.lines().take(lines).collect::<Vec<_>>().join("\n")
+        }
     }
 }
 
 /// How tools say what is wrong: the first of these that a text has is its headline, the rest of the text is what stands
-/// around it. More particular ones come first; the last two take any line that speaks of something gone wrong.
+/// around it. More particular ones come first; the last one takes any line that speaks of something gone wrong.
 struct Headline {
     rule: Rule,
-    /// Whether values that were expected and found belong to it.
-    values: bool,
-    /// Whether it says nothing of where, so that the innermost function belongs to it.
-    place: bool,
-    /// Whether the last one counts: causes are told after what they led to.
-    last: bool,
+    beside: Beside,
+}
+
+/// What belongs to a headline beside itself.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Beside {
+    /// Nothing: it says all.
+    Nothing,
+    /// Values that were expected and found.
+    Values,
+    /// The innermost function: it does not say where.
+    Place,
+    /// Nothing, but the last one in the text counts: causes are told after what they led to. The line after it, when it
+    /// ends in a colon.
+    LastOf,
+    /// Other lines that speak of it: it may be as general as "validation failed".
+    Companions,
 }
 
 static HEADLINES: LazyLock<Vec<Headline>> = LazyLock::new(|| {
-    let headline = |name, pattern, values, place, last| Headline {
+    let headline = |name, beside, pattern| Headline {
         rule: rule(name, "the line that says what is wrong; what stands around it differs", pattern, Put::Text("")),
-        values,
-        place,
-        last,
+        beside,
     };
     vec![
-        headline("sanitizer", r"(?m)^summary: (\w+sanitizer: \S+).* (in \S+)", false, false, false),
-        headline("test_summary", r"(?m)^(?:failed|error) (\S+::\S+)", false, false, false),
-        headline("test_name", r"(?m)^(?:[●×✕✗] |fail +)(?:\S+ > )?(.+ [›>] .+)$", true, false, false),
-        headline("test_panic", r"(?m)^thread '([^']+)'.*panicked at[^\n]*\n([^\n]+)", true, false, false),
-        headline("test_fail", r"(?m)^--- fail: (\S+)", false, false, false),
-        headline("api_error", r#"(?m)"type": ?"(\w+)", ?"message": ?"([^"\n]*)""#, false, false, false),
-        headline("git_rejected", r"(?m)^! \[(?:remote )?rejected\] .*\((.+)\)$", false, false, false),
-        headline("race", r"(?m)^(warning: data race)", false, true, false),
-        headline("panic", r"(?m)^(?:panic|fatal error): (.+)$", false, true, false),
-        headline(
-            "compiler_code",
-            r"(?m)\b((?:error|warning)(?:\[[a-z]+\d+\]| [a-z]{1,4}\d+): .+)$",
-            true,
-            false,
-            false,
-        ),
-        headline("linter_row", r"(?m)^<n>:<n> (?:error|warning) (.+)$", false, false, false),
-        headline("linter_code", r"(?m):<at>:? ([a-z]{1,4}\d{3,4}\b.*)$", false, false, false),
+        headline("sanitizer", Beside::Nothing, r"(?m)^summary: (\w+sanitizer: \S+).* (in \S+)"),
+        headline("test_summary", Beside::Nothing, r"(?m)^(?:failed|error) (\S+::\S+)"),
+        headline("test_name", Beside::Values, r"(?m)^(?:[●×✕✗] |fail +)(?:\S+ > )?(.+ [›>] .+)$"),
+        headline("test_panic", Beside::Values, r"(?m)^thread '([^']+)'.*panicked at[^\n]*\n([^\n]+)"),
+        headline("test_fail", Beside::Nothing, r"(?m)^--- fail: (\S+)"),
+        headline("api_error", Beside::Nothing, r#"(?m)"type": ?"(\w+)", ?"message": ?"([^"\n]*)""#),
+        headline("git_rejected", Beside::Nothing, r"(?m)^! \[(?:remote )?rejected\] .*\((.+)\)$"),
+        headline("race", Beside::Place, r"(?m)^(warning: data race)"),
+        headline("panic", Beside::Place, r"(?m)^(?:panic|fatal error): (.+)$"),
+        headline("exit", Beside::LastOf, r"(?m)^\*\* \(\w+\) (.+)$"),
+        headline("compiler_code", Beside::Values, r"(?m)\b((?:error|warning)(?:\[[a-z]+\d+\]| [a-z]{1,4}\d+): .+)$"),
+        headline("linter_row", Beside::Nothing, r"(?m)^<n>:<n> (?:error|warning) (.+)$"),
+        headline("linter_code", Beside::Nothing, r"(?m):<at>:? ([a-z]{1,4}\d{3,4}\b.*)$"),
         headline(
             "linker",
+            Beside::Nothing,
             r"(?m)(undefined reference to .+|undefined symbols? .+|multiple definition of .+|no rule to make target .+)$",
-            false,
-            false,
-            false,
         ),
         headline(
             "exception",
+            Beside::LastOf,
             r"(?m)^(?:e +|uncaught |caused by: |exception in thread .{1,60}? )?((?:\w+[.:]+)*\w+(?:error|exception|interrupt)\b(?: \[\w+\])?:.*)$",
-            false,
-            false,
-            true,
         ),
-        headline("reason", r"(?m)^> (could not .+|cannot .+|no .+)$", false, false, true),
-        headline(
-            "said_error",
-            r"(?m)(?:^|[\s\]:>|])(?:error|fatal|err!|failed|failure|critical|denied)[:\]]+\s*(.+)$",
-            true,
-            false,
-            false,
-        ),
+        headline("reason", Beside::LastOf, r"(?m)^> (could not .+|cannot .+|no .+)$"),
         headline(
             "spoke_of_it",
-            r"(?m)^(.*\b(?:error|errors|failed|failure|fatal|cannot|can't|could not|couldn't|unable|not found|no such|no rule|denied|refused|timed out|timeout|exceeded|killed|undefined|unknown|missing|invalid|conflict|conflicts?|mismatch|rejected|forbidden|unauthorized|unreachable|abort(?:ed)?|gave up|limit|overloaded|quota|exit code|signal|must|required|expired|corrupt|full|fault|fail|fails)\b.*)$",
-            true,
-            false,
-            false,
+            Beside::Companions,
+            r"(?m)^(.*\b(?:error|errors|failed|failure|fatal|cannot|can't|could not|couldn't|unable|not found|no such|no rule|denied|refused|timed out|timeout|exceeded|killed|undefined|unknown|missing|invalid|conflict|conflicts?|mismatch|rejected|forbidden|unauthorized|unreachable|abort(?:ed)?|gave up|exited|limit|overloaded|quota|exit code|signal|must|required|expired|corrupt|full|fault|fail|fails)\b.*)$",
         ),
     ]
 });
@@ -512,6 +517,9 @@ static HEADLINES: LazyLock<Vec<Headline>> = LazyLock::new(|| {
 /// Some lines of one tool begin with the level and some do not.
 static LEADING_LEVEL: LazyLock<Regex> =
     LazyLock::new(|| Regex::new(r"^(?:error|fatal|err!|warning|failed|failure):?\s+").expect("a pattern"));
+static SAID_ERROR: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(r"(?:^|[\s\]:>|])(?:error|fatal|err!|failed|failure|critical|denied)[:\]]+\s*(.+)$").expect("a pattern")
+});
 static VALUES: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(r"(?m)^\s*(?:expected|received|actual|got|want|left|right|found|symbol)\b ?:? .*$|\bexpected [^,\n]+, (?:found|got) .+$").expect("a pattern")
 });
@@ -520,23 +528,41 @@ static PLACE: LazyLock<Regex> = LazyLock::new(|| {
 });
 
 fn headline(text: &str) -> Option<(&'static Rule, String)> {
-    for candidate in HEADLINES.iter() {
-        let mut all = candidate.rule.pattern.captures_iter(text);
-        let found = if candidate.last { all.last() } else { all.next() };
+    for Headline { rule, beside } in HEADLINES.iter() {
+        let mut all = rule.pattern.captures_iter(text);
+        let found = if *beside == Beside::LastOf { all.last() } else { all.next() };
         let Some(found) = found else { continue };
+        let whole = found.get(0).map_or(0..0, |whole| whole.range());
+        let (rest, behind) = (&text[whole.start..], &text[whole.end..]);
         let mut said: Vec<&str> = found.iter().skip(1).flatten().map(|part| part.as_str().trim()).collect();
-        let rest = &text[found.get(0).map_or(0, |whole| whole.start())..];
-        if candidate.values {
-            said.extend(VALUES.find_iter(rest).take(VALUES_MAX).map(|value| value.as_str().trim()));
+        match beside {
+            Beside::Nothing => {}
+            Beside::LastOf if said.last().is_some_and(|line| line.ends_with(':')) => said.extend(behind.lines().nth(1)),
+            Beside::LastOf => {}
+            Beside::Place => {
+                said.extend(PLACE.captures(rest).and_then(|place| place.get(1)).map(|place| place.as_str()))
+            }
+            Beside::Values => said.extend(values(rest)),
+            Beside::Companions => {
+                said.extend(rule.pattern.find_iter(behind).take(COMPANIONS_MAX).map(|line| line.as_str()));
+                said.extend(values(rest).filter(|value| !value.is_empty()));
+                said = said.into_iter().map(without_level).collect();
+                said.dedup();
+            }
         }
-        if candidate.place {
-            said.extend(PLACE.captures(rest).and_then(|place| place.get(1)).map(|place| place.as_str()));
-        }
-        let said = said.join("\n");
-        let said = LEADING_LEVEL.replace(&said, "").into_owned();
-        return Some((&candidate.rule, said));
+        let said = LEADING_LEVEL.replace(&said.join("\n"), "").into_owned();
+        return Some((rule, said));
     }
     None
+}
+
+fn values(text: &str) -> impl Iterator<Item = &str> {
+    VALUES.find_iter(text).take(VALUES_MAX).map(|value| value.as_str().trim())
+}
+
+/// What a line says behind the word that it is an error.
+fn without_level(line: &str) -> &str {
+    SAID_ERROR.captures(line).and_then(|said| said.get(1)).map_or(line, |said| said.as_str()).trim()
 }
 
 /// The beginning of a text that is too long to be looked at whole: what went wrong first is the cause.
