@@ -19,6 +19,9 @@ use crate::model::time::Timestamp;
 /// Verdicts kept; older ones are let go, and their trees are judged again if they ever come back.
 const VERDICTS_MAX: i64 = 10_000;
 
+/// Parked results kept per todo; older ones are let go, and are in the log still.
+const PARKED_MAX: i64 = 1_000;
+
 /// Failures kept; older ones are let go.
 const FAILURES_MAX: i64 = 100_000;
 
@@ -220,6 +223,11 @@ fn decided(db: &Connection, change: &Change, at: Timestamp) -> Result<(), StoreE
             let (repo, slug) = (todo.repo.as_str(), todo.slug.as_str());
             db.prepare_cached("INSERT INTO parked (repo, slug, at, record) VALUES (?1, ?2, ?3, ?4)")?
                 .execute(params![repo, slug, at.as_ms(), serde_json::to_string(complete)?])?;
+            db.prepare_cached(
+                "DELETE FROM parked WHERE repo = ?1 AND slug = ?2 AND seq <= (
+                     SELECT seq FROM parked WHERE repo = ?1 AND slug = ?2 ORDER BY seq DESC LIMIT 1 OFFSET ?3)",
+            )?
+            .execute(params![repo, slug, PARKED_MAX])?;
             append(db, at, EventKind::TodoUpdated, todo, &json!({ "parked": complete }))
         }
         Change::Awake(awake) => {

@@ -5,6 +5,10 @@ use std::sync::atomic::Ordering;
 
 use serde_json::{Value, json};
 use slugline::cli::client::Reply;
+use slugline::model::desk::Change;
+use slugline::model::ids::{RepoName, Slug, TodoKey};
+use slugline::model::todo::TodoState;
+use slugline::store::Write;
 
 use crate::harness::{House, Repo, Site, order, problem, until, write};
 
@@ -549,5 +553,27 @@ async fn a_commit_made_while_its_forerunner_is_judged_does_not_slip_through() {
     let ended = house.ended(judging.json()["id"].as_str().expect("an id")).await;
     assert_eq!(ended["state"], "failed", "{ended}");
     assert_eq!(todo(&house, "one").await["stage"], "build");
+    house.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_the_ledger_refuses_is_told_and_the_next_call_goes_on_from_what_the_ledger_has() {
+    let site = Site::new();
+    let house = site.start(&[&site.app(&["one", "two"], "")]).await;
+    // Somebody else was at the ledger: its token is ahead of what the dispatcher believes.
+    let key = TodoKey { repo: RepoName::parse("app").expect("name"), slug: Slug::parse("one").expect("slug") };
+    let ahead = TodoState { token: 41, ..TodoState::default() };
+    let change = Change::Todo { todo: key, state: ahead.into(), events: Vec::new() };
+    let context = house.handle.context();
+    let write = Write::Decided { change, at: context.clock.now() };
+    context.ledger.commit(vec![write]).await.expect("commits");
+    let refused = problem(&claim_slug(&house, "one", "a").await, 503, "store_unavailable");
+    assert_eq!(refused["retryable"], true);
+    until("the dispatcher to have read the ledger again", || async {
+        let reply = claim_slug(&house, "one", "a").await;
+        (reply.status == 200).then(|| assert_eq!(token(&reply), 42))
+    })
+    .await;
+    assert_eq!(log(&house, "one").await, ["claim.granted 42"], "nothing of what was refused is there");
     house.stop().await;
 }

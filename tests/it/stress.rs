@@ -13,6 +13,7 @@ use slugline::model::claim::Claim;
 use slugline::model::desk::{Claimed, Completed};
 use slugline::model::event::{EventKind, Subject};
 use slugline::model::ids::{Lane, Worker};
+use slugline::model::time::Awake;
 use slugline::model::todo::{Asker, Circumstances, Complete, Outcome};
 use slugline::model::view::{HeartbeatRequest, Mutation};
 use tokio::sync::Mutex;
@@ -170,6 +171,14 @@ impl Team {
         }
     }
 
+    /// Waits until the daemon has been awake for so long.
+    async fn awake_at(&self, at: Awake) {
+        let mut beat = tokio::time::interval(Duration::from_millis(1));
+        while self.house.handle.context().clock.moment().awake < at {
+            beat.tick().await;
+        }
+    }
+
     async fn mutate(&self, mutation: Mutation) -> bool {
         let dispatcher = &self.house.handle.context().dispatcher;
         let asked = dispatcher.ask(LIMIT, |reply| DispatcherMsg::Mutate { mutation, base: None, keyed: None, reply });
@@ -180,24 +189,26 @@ impl Team {
     async fn work(self: Arc<Self>, worker: usize, mut dice: Dice, left: Arc<std::sync::atomic::AtomicUsize>) {
         while left.load(Ordering::SeqCst) > 0 {
             let Some(claim) = self.next(worker).await else {
-                tokio::time::sleep(Duration::from_millis(5)).await;
+                // All that is left is held by others: their leases last as long as this at most.
+                self.awake_at(self.house.handle.context().clock.moment().awake.plus_ms(5)).await;
                 continue;
             };
             let todo = claim.todo.clone();
             let counts = match dice.below(100) {
                 // Never comes back to it: whoever is next when the lease is over gets it.
                 0..2 => {
-                    tokio::time::sleep(Duration::from_millis(55)).await;
+                    self.awake_at(claim.expires.plus_ms(5)).await;
                     false
                 }
                 // Comes back when the lease is over.
                 2..4 => {
-                    tokio::time::sleep(Duration::from_millis(55)).await;
+                    self.awake_at(claim.expires).await;
                     self.complete(&claim).await
                 }
                 // Somewhere around its end.
                 4..6 => {
-                    tokio::time::sleep(Duration::from_millis(45 + dice.below(10))).await;
+                    let around = i64::try_from(dice.below(10)).unwrap_or(0) - 5;
+                    self.awake_at(claim.expires.plus_ms(around)).await;
                     self.complete(&claim).await
                 }
                 6..8 => {
