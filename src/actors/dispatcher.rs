@@ -286,8 +286,11 @@ impl DispatcherState {
             self.look_for_landed(repo, base, landing, None);
         }
         let context = self.context.clone();
-        let answer = named(self.desk().and_then(|(desk, now)| mutate(&context, desk, mutation, &now)));
-        // Of what may be different at the next try nothing is kept.
+        let answer = self.desk().and_then(|(desk, now)| mutate(&context, desk, mutation, &now));
+        let answer = match &keyed {
+            Some(keyed) => named(answer, keyed),
+            None => answer,
+        };
         let keyed = keyed.filter(|_| is_final(&answer)).map(|keyed| (keyed, answer.clone()));
         self.settle(keyed, move |written| {
             let _ = reply.send(written.and(answer));

@@ -164,7 +164,7 @@ impl Handle {
         match self.context.keys.take(&self.context.ledger, &keyed).await? {
             Seen::Answered(answer) => answer,
             Seen::New(_taken) => {
-                let answer = named(ask.await);
+                let answer = named(ask.await, &keyed);
                 keep(&self.context.ledger, keyed, &answer, self.context.clock.moment().awake).await?;
                 answer
             }

@@ -3,7 +3,6 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::clock::operation_id;
 use super::ledger::Ledger;
 use crate::model::ids::IdempotencyKey;
 use crate::model::kept::{Answer, Kept, Keyed, is_final};
@@ -57,11 +56,11 @@ impl Keys {
     }
 }
 
-/// The answer with a name of its own where it is a problem, so that it reads the same whenever it is given.
-pub fn named(answer: Answer) -> Answer {
-    answer.map_err(|problem| match problem.extra.contains_key("instance") || problem.extra.contains_key("operation") {
-        true => problem,
-        false => problem.with("instance", format!("urn:slugline:problem:{}", operation_id())),
+/// The answer with a name of its own where it is a problem, the same name whenever the same request gets it.
+pub fn named(answer: Answer, keyed: &Keyed) -> Answer {
+    answer.map_err(|problem| {
+        let instance = format!("urn:slugline:request:{}:{}", keyed.key, keyed.digest.get(..16).unwrap_or_default());
+        if problem.extra.contains_key("operation") { problem } else { problem.with("instance", instance) }
     })
 }
 

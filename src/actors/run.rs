@@ -239,6 +239,7 @@ impl Run {
                 Step::Run(phase, reason) => {
                     ran.insert(phase);
                     self.carry_out(phase, reason, &found).await?;
+                    self.wish.judged |= phase == Phase::Gates && self.complete().is_some();
                 }
                 Step::Fail(phase, reason) => {
                     self.report(phase, Decision::Fail, reason, found.took[phase as usize]);
@@ -456,9 +457,11 @@ impl Run {
             None => None,
         };
         if on_base.is_some() && !self.is_judged(found, ran) {
-            let detail =
-                format!("the work tree of {} was being changed while it was judged; complete again", self.args.todo);
-            return Err(Problem::new(ProblemCode::LocalChanges, detail));
+            let detail = format!(
+                "the branch of {}, or the gates on the base, changed while it was judged, so the verdict does not count; complete again",
+                self.args.todo
+            );
+            return Err(Problem::new(ProblemCode::GateFailed, detail));
         }
         if ran.contains(Phase::Prepare) || ran.contains(Phase::Gates) || self.memory.scan.is_none() {
             self.scan(ran).await;

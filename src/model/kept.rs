@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::ids::IdempotencyKey;
-use super::problem::Problem;
+use super::problem::{Problem, ProblemCode};
 use super::time::Awake;
 
 /// How long an answer is kept, in milliseconds of the daemon's waking time: a day.
@@ -42,8 +42,11 @@ pub struct Kept {
     pub at: Awake,
 }
 
-/// Whether an answer is kept: what may be different at the next try is not.
+/// Whether an answer is kept: what had an effect, and what the same request will get whenever it is sent. A refusal that
+/// hangs on what is there now, such as a file that is not committed yet, is decided anew at the next try.
 #[must_use]
 pub fn is_final(answer: &Answer) -> bool {
-    answer.as_ref().err().is_none_or(|problem| !problem.code.retryable())
+    answer.as_ref().err().is_none_or(|problem| {
+        matches!(problem.code, ProblemCode::StaleToken | ProblemCode::InvalidRequest | ProblemCode::InvalidName)
+    })
 }

@@ -164,6 +164,8 @@ pub struct Wish {
     pub refresh: bool,
     /// The files of the worktree were written by this very run, so whatever a prepare had left there is gone.
     pub worktree_made: bool,
+    /// Finished work has been judged in this very run: what the base brings from here on waits for the next one.
+    pub judged: bool,
 }
 
 /// The phases a run has carried out already: none is carried out twice in one run, so a run always ends.
@@ -253,7 +255,7 @@ pub fn plan(probe: &Probe, wish: Wish) -> Plan {
             Phase::Resolve => resolve(probe),
             Phase::Dispatch => dispatch(probe),
             Phase::Worktree => worktree(probe),
-            Phase::SyncMain => sync_main(probe),
+            Phase::SyncMain => sync_main(probe, wish),
             Phase::SyncTodo => sync_todo(probe),
             Phase::Prepare => prepare(probe, wish),
             Phase::Gates => gates(probe),
@@ -288,9 +290,11 @@ fn worktree(probe: &Probe) -> (Decision, Reason) {
     }
 }
 
-fn sync_main(probe: &Probe) -> (Decision, Reason) {
+fn sync_main(probe: &Probe, wish: Wish) -> (Decision, Reason) {
     match (probe.main, probe.claim) {
         (MainState::Disabled, _) => (Skip, Reason::Disabled),
+        // It was when it was judged; to bring the base in now would make something else of it.
+        _ if wish.judged => (Skip, Reason::UpToDate),
         (MainState::UpToDate, _) => (Skip, Reason::UpToDate),
         (_, ClaimState::Others) => (Skip, Reason::HeldByOther),
         (MainState::BehindWithLocalChanges, _) => (Skip, Reason::LocalChanges),

@@ -577,3 +577,49 @@ async fn a_write_the_ledger_refuses_is_told_and_the_next_call_goes_on_from_what_
     assert_eq!(log(&house, "one").await, ["claim.granted 42"], "nothing of what was refused is there");
     house.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_base_that_moves_while_finished_work_is_judged_neither_voids_the_verdict_nor_is_brought_in() {
+    let site = Site::new();
+    let (running, go) = (site.path("running"), site.path("go"));
+    let settings = format!(
+        "[[gates]]\nname = \"t\"\ncommand = \"touch {}; until test -e {}; do sleep 0.02; done\"\n",
+        running.display(),
+        go.display()
+    );
+    let repo = site.app(&["one"], &settings);
+    let house = site.start(&[&repo]).await;
+    write(&go, "");
+    let token = token(&claim(&house, "builder", "a").await);
+    let head = commit_in(&site, "one", "good");
+    std::fs::remove_file(&go).expect("removes");
+    std::fs::remove_file(&running).expect("removes");
+    let judging = say(&house, "one", "complete", json!({ "token": token, "outcome": "done" })).await;
+    assert_eq!(judging.status, 202, "{}", judging.text());
+    until("the gate to run", || async { running.exists().then_some(()) }).await;
+    repo.write("elsewhere", "another todo was integrated\n");
+    repo.commit("the base moves");
+    write(&go, "");
+    let ended = house.ended(judging.json()["id"].as_str().expect("an id")).await;
+    assert_eq!((&ended["state"], &ended["result"]["stage"]), (&json!("succeeded"), &json!("integrate")), "{ended}");
+    assert_eq!(Repo { path: site.worktree("one") }.git(&["rev-parse", "HEAD"]), head, "what was judged is what counts");
+    house.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_is_not_kept_under_its_key_once_its_cause_is_mended() {
+    let site = Site::new();
+    let house = site.start(&[&site.app(&["one"], "")]).await;
+    let token = token(&claim(&house, "builder", "a").await);
+    write(&site.worktree("one").join("new"), "not committed\n");
+    let send = || async {
+        let headers = [("content-type", "application/json"), ("idempotency-key", "k"), ("prefer", "wait=40")];
+        let body = json!({ "token": token, "outcome": "done" }).to_string();
+        let sent = house.client.send(hyper::Method::POST, "/todos/app/one/complete", &headers, body.into()).await;
+        sent.expect("the daemon answers")
+    };
+    problem(&send().await, 409, "local_changes");
+    Repo { path: site.worktree("one") }.commit("now it is");
+    assert_eq!(good(&send().await)["stage"], "integrate");
+    house.stop().await;
+}

@@ -106,11 +106,12 @@ async fn a_request_whose_twin_is_being_answered_is_told_so_and_then_gets_its_ans
         let (client, body) = (Client::tcp(house.address, Some(house.token.clone())), body.clone());
         tokio::spawn(async move { send(&client, "/todos/work", "k", &body).await })
     };
-    until("the twin to be refused", || async {
-        let twin = send(&house.client, "/todos/work", "k", &body).await;
-        (twin.status == 409 && twin.json()["code"] == "key_in_flight").then_some(())
+    until("the first to be at work", || async {
+        let todo = house.client.get("/todos/app/one").await.expect("answers").json();
+        todo["claim"]["token"].as_u64()
     })
     .await;
+    problem(&send(&house.client, "/todos/work", "k", &body).await, 409, "key_in_flight");
     write(&go, "");
     let first = first.await.expect("no panic");
     let again = send(&house.client, "/todos/work", "k", &body).await;
