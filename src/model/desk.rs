@@ -526,7 +526,7 @@ impl Desk {
             let until = now.wall.plus_ms(rest_ms);
             let later = lane.state.paused().and_then(|pause| pause.until).is_none_or(|known| known < until);
             if lane.state.can_trip() && later {
-                let reason = format!("{}: {}", found.class.as_str(), first_line(text));
+                let reason = format!("{}: {}", found.class.as_str(), first_line(&found.said));
                 self.pause_by_breaker(&claim.lane, reason, Some(until), &found.id, now.wall);
             }
             return;
@@ -536,7 +536,7 @@ impl Desk {
         }
         let count = lane.tally.note(&found.id, now.wall, &breaker);
         if count >= breaker.failures && lane.state.can_trip() {
-            let reason = format!("failed {count} times the same way: {}", first_line(text));
+            let reason = format!("failed {count} times the same way: {}", first_line(&found.said));
             self.pause_by_breaker(&claim.lane, reason, None, &found.id, now.wall);
         }
         self.remedy_if_closed(claim, text, now.wall);
