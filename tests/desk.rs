@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use slugline::model::claim::Terms;
-use slugline::model::desk::{Change, Claimed, Completed, Desk, Rules, WipLimits};
+use slugline::model::desk::{Change, Claimed, Completed, Desk, Rules, SWEEP_MAX, WipLimits};
 use slugline::model::ids::{Lane, RepoName, Slug, TodoKey, Worker};
 use slugline::model::lane::{BreakerTerms, Gate, LaneObstacle, STEPS};
 use slugline::model::roadmap::{self, Catalog};
@@ -449,4 +449,34 @@ fn the_lanes_obstacle_of_a_full_lane_names_its_limit() {
     let third = desk.next(&repo(), &asker(0, 2), &now);
     assert_eq!(third, Claimed::Lane(LaneObstacle::Full { wip: 2, limit: 2 }));
     assert!(matches!(desk.next(&repo(), &asker(1, 2), &now), Claimed::Granted { .. }), "another lane has room");
+}
+
+#[test]
+fn thousands_of_leases_that_run_out_at_once_end_in_portions_and_none_is_granted_over_before_its_end() {
+    let (todos, base) = (SWEEP_MAX * 3, catalog(SWEEP_MAX * 3));
+    let mut desk = Desk::new(Rules { wip: WipLimits::default(), ..rules() });
+    desk.base_is(&repo(), &base);
+    for number in 0..todos {
+        assert!(matches!(desk.next(&repo(), &asker(0, number), &Moment::both(0)), Claimed::Granted { .. }));
+    }
+    desk.take_changes();
+    let later = Moment::both(LEASE_MS);
+    assert_eq!(desk.sweep(&later), SWEEP_MAX);
+    assert_eq!(desk.next_due_ms(&later), Some(0), "the rest is due at once");
+    // One the sweep has not come to: its end is written before the new grant.
+    desk.take_changes();
+    let last = todo(todos - 1);
+    assert!(desk.todo(&last).claim.is_some());
+    assert!(matches!(desk.claim(&last, &asker(1, 0), &later), Claimed::Granted { repeated: false, .. }));
+    let kinds: Vec<&str> = desk
+        .take_changes()
+        .iter()
+        .filter_map(|change| match change {
+            Change::Todo { events, .. } => events.first().map(|(kind, _)| kind.as_str()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(kinds, ["claim.expired", "claim.granted"]);
+    while desk.sweep(&later) > 0 {}
+    assert_eq!(desk.claims(), 1);
 }

@@ -237,9 +237,7 @@ impl DispatcherState {
             let detail = "a write to the ledger failed, and what it has is being read again; nothing was accepted";
             return Err(Problem::new(ProblemCode::StoreUnavailable, detail).retry_after(1_000));
         };
-        for _ in desk.sweep(&now) {
-            metric::lease_expired();
-        }
+        metric::leases_expired(desk.sweep(&now));
         Ok((desk, now))
     }
 

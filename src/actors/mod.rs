@@ -1,7 +1,8 @@
 //! Who does what, one thing at a time: the supervision tree, its messages and its state.
 //!
 //! May know `model`, `metrics`, `git`, `process` and `store`. Reading order: `handle` (the way in), `slug` (the
-//! single-flight), `probe` (the cheap look), `run` and `phases` (carrying out), `dispatcher` (who gets what),
+//! single-flight), `probe` (the cheap look), `run` and `phases` (carrying out), `judging` (what a complete
+//! adds to a run), `dispatcher` (who gets what),
 //! `repository`, `root` and `ledger` (the tree), `mailbox` and `supervision` (what ractor leaves out), `context`,
 //! `repo`, `board` and `runs` (what outlives an actor), `exclusion` and `exec` (how commands run), `answer` and
 //! `timing` (what is told), `keys` (the same answer again), `log_stream`, `inputs`, `clock`, `faults`.
@@ -16,6 +17,7 @@ pub mod exec;
 pub mod faults;
 pub mod handle;
 pub mod inputs;
+pub mod judging;
 pub mod keys;
 pub mod ledger;
 pub mod log_stream;

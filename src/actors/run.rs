@@ -14,10 +14,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::answer::{self, ms};
 use super::clock;
-use super::dispatcher::{self, DispatcherMsg};
 use super::exclusion::{self, Exclusion};
 use super::phases;
-use super::phases::dispatch::{GRANT_LIMIT, no_answer};
 use super::probe::{self, Look, Memory, Scan};
 use super::repo::Repo;
 use super::runs::{Entered, Purpose, RunHandle, RunView, StopCause};
@@ -26,14 +24,11 @@ use super::timing;
 use crate::git::{Change, Repository};
 use crate::metrics::phases as metric;
 use crate::model::claim::Claim;
-use crate::model::desk::Completed;
-use crate::model::failure::FailureSource;
 use crate::model::operation::{Operation, OperationKind, OperationState};
 use crate::model::phase::{Decision, Outcome, Phase, PhaseReport, Reason};
 use crate::model::plan::{self, ClaimState, PhaseSet, Step, Wish};
 use crate::model::problem::{Problem, ProblemCode};
-use crate::model::repo_config::{GateConfig, ReviewMode};
-use crate::model::todo::{Circumstances, Complete, Stage, Stale};
+use crate::model::repo_config::GateConfig;
 use crate::model::work_order::Product;
 use crate::store::Write;
 
@@ -91,7 +86,8 @@ pub struct Run {
     pub checked_out: Option<Instant>,
     feed: watch::Sender<RunView>,
     operation: Operation,
-    reports: Vec<PhaseReport>,
+    /// What was decided about each phase so far.
+    pub reports: Vec<PhaseReport>,
     pending: Vec<Write>,
     /// What the run was asked for, and what it has made by itself.
     pub wish: Wish,
@@ -250,123 +246,9 @@ impl Run {
         }
     }
 
-    /// What the worker said it has done, when that is what the run is for.
-    fn complete(&self) -> Option<&Complete> {
-        match &self.call.purpose {
-            Purpose::Complete(complete) => Some(complete),
-            Purpose::Work { .. } => None,
-        }
-    }
-
-    /// Whether the claim the run is for is over.
-    fn has_lost_its_claim(&self) -> bool {
-        let token = self.complete().map(|complete| complete.token).or(self.claim.as_ref().map(|claim| claim.token));
-        let now = self.args.context.clock.moment().awake;
-        let live = self.args.context.board.of(&self.args.todo).live(now).map(|claim| claim.token);
-        token.is_some() && token != live
-    }
-
-    /// Nothing more is done for a claim that is over. What was said under it is parked; a complete that was counted
-    /// before is answered as it was.
-    async fn end_without_claim(&mut self, found: &Look) -> Result<Product, Problem> {
-        if self.complete().is_some() {
-            return self.conclude(found, false).await;
-        }
-        let token = self.claim.as_ref().map_or(0, |claim| claim.token);
-        let now = self.args.context.clock.moment();
-        let state = self.args.context.board.of(&self.args.todo);
-        let over = state.owned(token, now.awake).err().unwrap_or(Stale { holder: None, ended: None });
-        Err(answer::stale(&self.args.todo, token, &over, &now, "the run was ended"))
-    }
-
-    /// What was judged counts from here on: the end of the claim and the todo's next stage go to the ledger.
-    async fn conclude(&mut self, found: &Look, on_base: bool) -> Result<Product, Problem> {
-        let Some(complete) = self.complete().cloned() else {
-            return Err(Problem::new(ProblemCode::Internal, "a run without a complete was concluded"));
-        };
-        let around = Circumstances {
-            review_required: found.base.config.review == ReviewMode::Required,
-            on_base,
-            operation: Some(self.handle.id.clone()),
-            no_fault: false,
-        };
-        let (todo, said) = (self.args.todo.clone(), complete.clone());
-        let context = &self.args.context;
-        let asked =
-            context.dispatcher.ask(GRANT_LIMIT, |reply| DispatcherMsg::Judged { todo, complete: said, around, reply });
-        let completed = asked.await.map_err(no_answer)??;
-        match dispatcher::counted(&self.args.todo, &complete, completed, &context.clock.moment())? {
-            Completed::Counted { ending, repeated } => {
-                let completion = answer::completion(&self.args.todo, &ending, repeated, self.reports.clone());
-                Ok(Product::Completion(Box::new(completion)))
-            }
-            _ => Err(Problem::new(ProblemCode::Internal, "what was judged was neither counted nor refused")),
-        }
-    }
-
-    /// Only what is committed can be done, and a todo that is brought onto the base has to be there.
-    async fn is_whole(&mut self, found: &Look) -> Result<bool, Problem> {
-        let changes = self.local_changes().await?;
-        if !changes.is_empty() {
-            let files: Vec<String> = changes.into_iter().map(|change| change.path).collect();
-            let detail = format!(
-                "{} has changes that are not committed: {}; commit them, ignore them or take them away, then complete again",
-                self.args.todo,
-                files.iter().take(10).cloned().collect::<Vec<_>>().join(", ")
-            );
-            return Err(Problem::new(ProblemCode::LocalChanges, detail).with("files", files));
-        }
-        let git = self.git()?;
-        let (base, head) = (found.base.oid.clone(), found.head.clone().unwrap_or_else(|| found.base.oid.clone()));
-        let (of_base, of_head) = (base.clone(), head.clone());
-        let looked = tokio::task::spawn_blocking(move || git.has_all_of(&of_base, &of_head)).await;
-        let fault = |error: &dyn std::fmt::Display| {
-            Problem::new(ProblemCode::Internal, format!("comparing {head} with the base failed: {error}"))
-        };
-        let on_base = looked.map_err(|error| fault(&error))?.map_err(|error| fault(&error))?;
-        let integrating = self.args.context.board.of(&self.args.todo).stage == Stage::Integrate;
-        if integrating && !on_base {
-            let detail = format!(
-                "{} is at integrate, and base commit {base} does not contain {head}; bring the branch onto the base, then complete again",
-                self.args.todo
-            );
-            return Err(Problem::new(ProblemCode::NotIntegrated, detail)
-                .with("head", head.as_str())
-                .with("base_oid", base.as_str()));
-        }
-        Ok(on_base)
-    }
-
-    /// Whether the very tree that is to count has passed every gate; in this run, where verdicts are not used again.
-    fn is_judged(&self, found: &Look, ran: PhaseSet) -> bool {
-        let passed = |key| self.memory.verdicts.get(key).copied().unwrap_or(false);
-        let again = found.base.config.reuse_passed_gates || found.gate_keys.is_empty();
-        found.gate_keys.len() == found.base.config.gates.len()
-            && found.gate_keys.iter().all(passed)
-            && (again || ran.contains(Phase::Gates))
-    }
-
-    fn git(&self) -> Result<Arc<Repository>, Problem> {
+    /// The repository's handle; a look has opened it before.
+    pub fn git(&self) -> Result<Arc<Repository>, Problem> {
         self.args.repo.git_if_open().ok_or_else(|| Problem::new(ProblemCode::Internal, "the repository is not open"))
-    }
-
-    /// The failure of a command goes to the failure ledger, where it may pause the lane. A gate that fails while its
-    /// worker is still at work is no failure of anybody's; one that fails on what was said to be done is.
-    async fn note_failure(&self, phase: Phase, fault: &PhaseFault) {
-        let source = match (phase, self.complete()) {
-            (Phase::Prepare, _) => FailureSource::Prepare,
-            (Phase::Gates, Some(_)) => FailureSource::Gate,
-            _ => return,
-        };
-        let (Some(claim), Outcome::Failure | Outcome::Timeout) = (self.claim.clone(), fault.outcome) else { return };
-        let problem = &fault.problem;
-        let part = |name: &str| problem.extra.get(name).and_then(serde_json::Value::as_str).unwrap_or_default();
-        let text = format!("{} {}\n{}", part("name"), problem.code.as_str(), part("tail"));
-        let asked =
-            self.args.context.dispatcher.ask(GRANT_LIMIT, |reply| DispatcherMsg::Failed { claim, source, text, reply });
-        if let Err(error) = asked.await {
-            tracing::warn!(todo = %self.args.todo, ?error, "a failure could not be noted");
-        }
     }
 
     async fn look(&mut self) -> Result<Look, Problem> {
@@ -453,16 +335,9 @@ impl Run {
     /// Every phase is as it should be: the rest of the reports, and the WorkOrder or the end of the claim.
     async fn settle(&mut self, found: &Look, plan: &plan::Plan, ran: PhaseSet) -> Result<Product, Problem> {
         let on_base = match self.complete() {
-            Some(_) => Some(self.is_whole(found).await?),
+            Some(_) => Some(self.stands(found, ran).await?),
             None => None,
         };
-        if on_base.is_some() && !self.is_judged(found, ran) {
-            let detail = format!(
-                "the branch of {}, or the gates on the base, changed while it was judged, so the verdict does not count; complete again",
-                self.args.todo
-            );
-            return Err(Problem::new(ProblemCode::GateFailed, detail));
-        }
         if ran.contains(Phase::Prepare) || ran.contains(Phase::Gates) || self.memory.scan.is_none() {
             self.scan(ran).await;
         }

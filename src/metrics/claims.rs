@@ -158,9 +158,9 @@ pub fn lease_renewed(result: RenewalResult) {
     HELD.renewals[result as usize].increment(1);
 }
 
-/// A lease ran out.
-pub fn lease_expired() {
-    HELD.expirations.increment(1);
+/// So many leases ran out.
+pub fn leases_expired(count: usize) {
+    HELD.expirations.increment(count as u64);
 }
 
 /// A change was refused for its token.

@@ -27,6 +27,8 @@ const REMEDY_PRIORITY: i64 = 1_000_000;
 const REST_MS: i64 = 300_000;
 /// The longest rest a provider's words can lead to, in milliseconds: a week.
 const REST_MAX_MS: i64 = 7 * 86_400_000;
+/// Leases that are ended in one go: when thousands run out at once, others are answered in between.
+pub const SWEEP_MAX: usize = 256;
 /// Waking time is noted in the ledger this often while leases run or todos wait, in milliseconds, if nothing else is: a
 /// kill makes either at most this much longer.
 const AWAKE_NOTE_EVERY_MS: i64 = 5_000;
@@ -290,24 +292,12 @@ impl Desk {
         self.expiries.len()
     }
 
-    /// Ends the leases that have run out and the pauses whose time has come. Says which claims expired.
-    pub fn sweep(&mut self, now: &Moment) -> Vec<Claim> {
-        let mut expired = Vec::new();
-        while let Some((_, todo)) = self.expiries.first().filter(|(end, _)| *end <= now.awake).cloned() {
-            let before = self.todo(&todo);
-            let (Some(claim), Some(after)) = (before.claim.clone(), before.expired(now, &self.rules.terms)) else {
-                break;
-            };
-            let what = format!("the lease of {}/{} ran out", claim.lane, claim.worker);
-            let data = json!({ "token": claim.token, "lane": claim.lane, "worker": claim.worker });
-            self.end(&todo, &claim, after, (EventKind::ClaimExpired, data));
-            let end = LaneEnd::Failed { what: what.clone(), fingerprint: fingerprint::of(&what).id };
-            if self.lane_ended(&claim, &end, now.wall) {
-                self.note_failure(&claim, FailureSource::Expired, &what, now.wall);
-                self.remedy_if_closed(&claim, &what, now.wall);
-            }
-            expired.push(claim);
-        }
+    /// Ends the leases that have run out and the pauses whose time has come, at most [`SWEEP_MAX`] leases at once: the
+    /// rest is due at once again. Says how many leases ended.
+    pub fn sweep(&mut self, now: &Moment) -> usize {
+        let over = |(end, todo): &(Awake, TodoKey)| (*end <= now.awake).then(|| todo.clone());
+        let due: Vec<TodoKey> = self.expiries.iter().map_while(over).take(SWEEP_MAX).collect();
+        let expired = due.iter().filter(|todo| self.expire(todo, now)).count();
         let due: Vec<Lane> = self
             .lanes
             .values()
@@ -323,6 +313,24 @@ impl Desk {
             self.changes.push(Change::Awake(now.awake));
         }
         expired
+    }
+
+    /// Ends the claim of a todo if its lease has run out. Whether it had.
+    fn expire(&mut self, todo: &TodoKey, now: &Moment) -> bool {
+        let before = self.todo(todo);
+        let (Some(claim), Some(after)) = (before.claim.clone(), before.expired(now, &self.rules.terms)) else {
+            return false;
+        };
+        let what = format!("the lease of {}/{} ran out", claim.lane, claim.worker);
+        let data = json!({ "token": claim.token, "lane": claim.lane, "worker": claim.worker });
+        self.end(todo, &claim, after, (EventKind::ClaimExpired, data));
+        if self.lane_mut(&claim.lane).state.holds(todo, claim.token) {
+            let end = LaneEnd::Failed { what: what.clone(), fingerprint: fingerprint::of(&what).id };
+            self.lane_ended(&claim, &end, now.wall);
+            self.note_failure(&claim, FailureSource::Expired, &what, now.wall);
+            self.remedy_if_closed(&claim, &what, now.wall);
+        }
+        true
     }
 
     /// What a repository's base says from now on. Whether that is news; then states may have to be looked at again.
@@ -371,6 +379,8 @@ impl Desk {
     }
 
     fn grant(&mut self, todo: &TodoKey, asker: &Asker, now: &Moment) -> Claimed {
+        // A lease that ran out is ended before the next one begins, also when a sweep has not come to it yet.
+        self.expire(todo, now);
         let before = self.todo(todo);
         let generation = self.lane(&asker.lane).0.generation;
         let after = match before.grant(todo, asker, generation, now, &self.rules.terms) {

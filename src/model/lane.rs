@@ -197,6 +197,15 @@ impl LaneState {
         true
     }
 
+    /// Whether a claim holds a permit, so that its end moves the lane.
+    #[must_use]
+    pub fn holds(&self, todo: &TodoKey, token: u64) -> bool {
+        match &self.gate {
+            Gate::Probing { out, .. } => out.iter().any(|permit| permit.todo == *todo && permit.token == token),
+            Gate::Open | Gate::Paused(_) => false,
+        }
+    }
+
     /// Nobody is let in from here on.
     pub fn pause(&mut self, pause: Pause) {
         self.since = Some(pause.since);

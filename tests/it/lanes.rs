@@ -77,7 +77,10 @@ async fn the_third_failure_of_one_kind_pauses_its_lane_and_no_other() {
     }
     let refused = problem(&claim(&house, "builder", "w9").await, 409, "lane_paused");
     assert_eq!((&refused["paused_by"], &refused["resume"]), (&json!("breaker"), &json!("/lanes/builder/resume")));
-    assert!(refused["reason"].as_str().is_some_and(|reason| reason.contains("cannot find value `config`")) && refused["since"].is_string());
+    assert!(
+        refused["reason"].as_str().is_some_and(|reason| reason.contains("cannot find value `config`"))
+            && refused["since"].is_string()
+    );
     let named = house.work(json!({ "lane": "builder", "worker": "w9", "slug": "t05" })).await;
     problem(&named, 409, "lane_paused");
     assert_eq!(claim(&house, "other", "w1").await.status, 200);
