@@ -480,3 +480,33 @@ fn thousands_of_leases_that_run_out_at_once_end_in_portions_and_none_is_granted_
     while desk.sweep(&later) > 0 {}
     assert_eq!(desk.claims(), 1);
 }
+
+#[test]
+fn what_was_claimed_before_a_pause_neither_trips_nor_closes_the_lane_that_opens_again() {
+    let base = catalog(6);
+    let mut desk = Desk::new(Rules { wip: WipLimits::default(), ..rules() });
+    desk.base_is(&repo(), &base);
+    let now = Moment::both(0);
+    let mut tokens = Vec::new();
+    for worker in 0..5 {
+        match desk.next(&repo(), &asker(0, worker), &now) {
+            Claimed::Granted { claim, .. } => tokens.push((claim.todo, claim.token)),
+            other => panic!("{other:?}"),
+        }
+    }
+    let lane = asker(0, 0).lane;
+    let fail = |desk: &mut Desk, at: usize| {
+        let (todo, token) = &tokens[at];
+        let said = says(*token, Outcome::Failed, "the same thing broke");
+        assert!(matches!(desk.complete(todo, &said, 0, &now), Completed::Counted { repeated: false, .. }));
+    };
+    fail(&mut desk, 0);
+    fail(&mut desk, 1);
+    assert!(desk.pause(&lane, "a look", None, now.wall) && desk.resume(&lane, now.wall));
+    // Three more of the same kind, and five in all: but every one of the generation before.
+    for at in 2..5 {
+        fail(&mut desk, at);
+    }
+    let (state, _) = desk.lane(&lane);
+    assert!(matches!(state.gate, Gate::Probing { step: 0, .. }), "{state:?}");
+}

@@ -495,6 +495,7 @@ impl DispatcherState {
     fn on_describe(&self, reply: Reply<Value>) {
         let view = json!({
             "being_written": self.flights.len(),
+            "waiting": self.flights.iter().map(|flight| flight.waiting.len()).sum::<usize>(),
             "claims": self.desk.as_ref().map(Desk::claims),
             "reading_the_ledger": self.desk.is_none(),
         });

@@ -1,16 +1,19 @@
 //! Claims: nobody gets a todo twice, leases end when they should and not before, a complete counts once, and what comes
 //! too late is kept.
 
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
+use slugline::actors::dispatcher::DispatcherMsg;
+use slugline::actors::faults::Faults;
 use slugline::cli::client::Reply;
-use slugline::model::desk::Change;
-use slugline::model::ids::{RepoName, Slug, TodoKey};
-use slugline::model::todo::TodoState;
+use slugline::model::desk::{Change, Claimed};
+use slugline::model::ids::{Lane, RepoName, Slug, TodoKey, Worker};
+use slugline::model::todo::{Asker, TodoState};
 use slugline::store::Write;
 
-use crate::harness::{House, Repo, Site, order, problem, until, write};
+use crate::harness::{House, PATIENCE, Repo, Site, order, problem, until, write};
 
 /// Ten years in milliseconds.
 const TEN_YEARS_MS: i64 = 10 * 365 * 86_400_000;
@@ -621,5 +624,97 @@ async fn a_refusal_is_not_kept_under_its_key_once_its_cause_is_mended() {
     problem(&send().await, 409, "local_changes");
     Repo { path: site.worktree("one") }.commit("now it is");
     assert_eq!(good(&send().await)["stage"], "integrate");
+    house.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_made_between_a_verdict_and_its_counting_does_not_slip_through() {
+    let site = Site::new();
+    let (running, armed) = (site.path("running"), Arc::new(AtomicBool::new(false)));
+    let settings = format!("[[gates]]\nname = \"t\"\ncommand = \"test ! -e bad && touch {}\"\n", running.display());
+    let repo = site.app(&["one"], &settings);
+    let (worktree, seen, fuse) = (site.worktree("one"), running.clone(), armed.clone());
+    // The verdict is just being written when the worker commits once more.
+    let faults = Faults::at_points(move |point| {
+        if point == "ledger.commit" && seen.exists() && fuse.swap(false, Ordering::SeqCst) {
+            let worktree = Repo { path: worktree.clone() };
+            worktree.write("bad", "never judged\n");
+            worktree.commit("one more thing");
+        }
+    });
+    let house = site.start_with(&[&repo], &[], faults).await;
+    let token = token(&claim(&house, "builder", "a").await);
+    commit_in(&site, "one", "good");
+    std::fs::remove_file(&running).expect("removes");
+    armed.store(true, Ordering::SeqCst);
+    let body = json!({ "token": token, "outcome": "done" });
+    problem(&say(&house, "one", "complete", body).await, 422, "gate_failed");
+    assert!(!armed.load(Ordering::SeqCst), "the worker never committed");
+    assert_eq!(todo(&house, "one").await["stage"], "build");
+    house.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn no_answer_leaves_before_everything_it_rests_on_is_on_disk() {
+    let site = Site::new();
+    let repo = site.app(&["one"], "");
+    let (held, let_go) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(true)));
+    let (stuck, go) = (held.clone(), let_go.clone());
+    // The disk takes its time over what is written while it is held.
+    let faults = Faults::at_points(move |point| {
+        while point == "ledger.committed" && !go.load(Ordering::SeqCst) {
+            stuck.store(true, Ordering::SeqCst);
+            std::thread::yield_now();
+        }
+    });
+    let house = site.start_with(&[&repo], &[], faults).await;
+    let context = house.handle.context().clone();
+    let entry = context.repo(None).expect("one repository").repo.clone();
+    let base = tokio::task::spawn_blocking(move || entry.base()).await.expect("reads").expect("is there");
+    let ask = |worker: &str| {
+        let asker =
+            Asker { lane: Lane::parse("builder").expect("lane"), worker: Worker::parse(worker).expect("worker") };
+        let (context, base) = (context.clone(), base.clone());
+        let todo = TodoKey { repo: RepoName::parse("app").expect("name"), slug: Slug::parse("one").expect("slug") };
+        tokio::spawn(async move {
+            let asked = context.dispatcher.ask(PATIENCE, |reply| DispatcherMsg::Claim { todo, base, asker, reply });
+            asked.await.expect("answers").expect("is written")
+        })
+    };
+    let_go.store(false, Ordering::SeqCst);
+    let first = ask("a");
+    until("the grant to be on its way", || async { held.load(Ordering::SeqCst).then_some(()) }).await;
+    let (again, other) = (ask("a"), ask("b"));
+    until("all three to have been decided", || async {
+        // Questions are taken in order, so what came before this one has been decided when it is answered.
+        let view = context.dispatcher.ask(PATIENCE, |reply| DispatcherMsg::Describe { reply }).await.expect("answers");
+        (view["waiting"] == 3).then_some(())
+    })
+    .await;
+    assert!(!first.is_finished() && !again.is_finished() && !other.is_finished(), "an answer left too early");
+    let_go.store(true, Ordering::SeqCst);
+    assert!(matches!(first.await.expect("no panic"), Claimed::Granted { repeated: false, .. }));
+    assert!(matches!(again.await.expect("no panic"), Claimed::Granted { repeated: true, .. }));
+    assert!(matches!(other.await.expect("no panic"), Claimed::Held(_)));
+    house.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wait_after_a_failure_goes_on_across_restarts_from_where_it_was() {
+    let site = Site::new();
+    let repo = site.app(&["one"], "");
+    let house = site.start(&[&repo]).await;
+    let token = token(&claim(&house, "builder", "a").await);
+    let body = json!({ "token": token, "outcome": "failed", "reason": "no network" });
+    good(&say(&house, "one", "complete", body).await);
+    house.awake_ms.fetch_add(29_000, Ordering::SeqCst);
+    // Anything that is decided says how late it is.
+    good(&house.client.post("/lanes/other/pause", &json!({ "reason": "a try" })).await.expect("answers"));
+    house.stop().await;
+    let house = site.start(&[&repo]).await;
+    let waits = problem(&claim_slug(&house, "one", "a").await, 409, "backoff");
+    assert!(waits["retry_after_ms"].as_u64().is_some_and(|ms| ms <= 1_000), "{waits}");
+    house.awake_ms.fetch_add(1_000, Ordering::SeqCst);
+    assert_eq!(crate::claims::token(&claim(&house, "builder", "a").await), 2);
     house.stop().await;
 }

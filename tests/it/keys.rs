@@ -47,6 +47,10 @@ async fn every_mutation_sent_three_times_has_one_effect_and_the_same_bytes_also_
     let refused = send(&house.client, "/todos/app/one/release", "release", &release).await;
     problem(&refused, 409, "stale_token");
     answers.push(("/todos/app/one/release", release, refused));
+    let late = json!({ "token": 99, "outcome": "done", "summary": "too late" });
+    let refused = send(&house.client, "/todos/app/one/complete", "late", &late).await;
+    problem(&refused, 409, "stale_token");
+    answers.push(("late", late, refused));
     let events = |handle: slugline::actors::Handle| async move {
         handle.context().ledger.store().expect("open").events(0, 10_000).await.expect("reads").len()
     };
@@ -59,7 +63,8 @@ async fn every_mutation_sent_three_times_has_one_effect_and_the_same_bytes_also_
     let mut house = house;
     for round in 0..2 {
         for (path, body, first) in &answers {
-            let again = send(&house.client, path, key(path), body).await;
+            let to = if *path == "late" { "/todos/app/one/complete" } else { path };
+            let again = send(&house.client, to, key(path), body).await;
             assert_eq!((again.status, &again.body), (first.status, &first.body), "{path} in round {round}");
             assert_eq!(again.headers.get("content-type"), first.headers.get("content-type"));
         }
@@ -69,6 +74,8 @@ async fn every_mutation_sent_three_times_has_one_effect_and_the_same_bytes_also_
             house = site.start(&[&repo]).await;
         }
     }
+    let shown = house.client.get("/todos/app/one").await.expect("answers").json();
+    assert_eq!(shown["parked"].as_array().map(Vec::len), Some(1), "a late result that is sent again is parked once");
     house.stop().await;
 }
 
