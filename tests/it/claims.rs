@@ -662,7 +662,8 @@ async fn no_answer_leaves_before_everything_it_rests_on_is_on_disk() {
     let (stuck, go) = (held.clone(), let_go.clone());
     // The disk takes its time over what is written while it is held.
     let faults = Faults::at_points(move |point| {
-        while point == "ledger.committed" && !go.load(Ordering::SeqCst) {
+        let begun = std::time::Instant::now();
+        while point == "ledger.committed" && !go.load(Ordering::SeqCst) && begun.elapsed() < PATIENCE / 4 {
             stuck.store(true, Ordering::SeqCst);
             std::thread::yield_now();
         }
