@@ -510,3 +510,22 @@ fn what_was_claimed_before_a_pause_neither_trips_nor_closes_the_lane_that_opens_
     let (state, _) = desk.lane(&lane);
     assert!(matches!(state.gate, Gate::Probing { step: 0, .. }), "{state:?}");
 }
+
+#[test]
+fn claims_that_fail_after_their_lane_has_paused_file_no_second_remediation() {
+    let base = catalog(6);
+    let mut desk = Desk::new(Rules { wip: WipLimits::default(), ..rules() });
+    desk.base_is(&repo(), &base);
+    let now = Moment::both(0);
+    for worker in 0..6 {
+        assert!(matches!(desk.next(&repo(), &asker(0, worker), &now), Claimed::Granted { repeated: false, .. }));
+    }
+    for number in 0..6 {
+        let said = says(1, Outcome::Failed, "the same thing broke");
+        assert!(matches!(desk.complete(&todo(number), &said, 0, &now), Completed::Counted { repeated: false, .. }));
+    }
+    let changes = desk.take_changes();
+    assert_eq!(changes.iter().filter(|change| matches!(change, Change::Filed { .. })).count(), 1);
+    let pauses = changes.iter().filter(|change| matches!(change, Change::Lane { event: Some(_), .. })).count();
+    assert_eq!(pauses, 1, "a lane that is paused is not paused again");
+}
