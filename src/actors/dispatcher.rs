@@ -504,7 +504,7 @@ impl DispatcherState {
 }
 
 fn ok(status: u16, body: impl Serialize) -> Answer {
-    let body = serde_json::to_value(body)
+    let body = serde_json::to_string(&body)
         .map_err(|error| Problem::new(ProblemCode::Internal, format!("the answer could not be written: {error}")))?;
     Ok(Answered { status, body })
 }

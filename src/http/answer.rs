@@ -102,8 +102,8 @@ pub(super) fn keyed(headers: &HeaderMap, what: &str, form: Form, body: &Bytes) -
 /// What a request for work or a complete came to, before it is given its form.
 pub(super) fn of_work(work: Work) -> Answer {
     let (status, body) = match work {
-        Work::Done(product) => (StatusCode::OK, serde_json::to_value(product)),
-        Work::Running(operation) => (StatusCode::ACCEPTED, serde_json::to_value(operation)),
+        Work::Done(product) => (StatusCode::OK, serde_json::to_string(&product)),
+        Work::Running(operation) => (StatusCode::ACCEPTED, serde_json::to_string(&operation)),
     };
     let body =
         body.map_err(|error| Problem::new(ProblemCode::Internal, format!("the answer could not be written: {error}")))?;
@@ -113,15 +113,15 @@ pub(super) fn of_work(work: Work) -> Answer {
 /// An answer in the form that was asked for.
 pub(super) fn shaped(answer: Answer, form: Form) -> Response {
     match answer {
-        Ok(answered) => good(&answered, form),
+        Ok(answered) => good(answered, form),
         Err(problem) => render(&problem),
     }
 }
 
-fn good(answered: &Answered, form: Form) -> Response {
+fn good(answered: Answered, form: Form) -> Response {
     let status = StatusCode::from_u16(answered.status).unwrap_or(StatusCode::OK);
     if status == StatusCode::ACCEPTED
-        && let Ok(operation) = serde_json::from_value::<Operation>(answered.body.clone())
+        && let Ok(operation) = serde_json::from_str::<Operation>(&answered.body)
     {
         let mut response = operation_shown(status, &operation, form);
         let headers = response.headers_mut();
@@ -131,10 +131,12 @@ fn good(answered: &Answered, form: Form) -> Response {
         headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         return response;
     }
-    match (form, serde_json::from_value::<Product>(answered.body.clone())) {
-        (Form::Markdown, Ok(product)) => raw(status, markdown::TYPE, markdown::product(&product)),
-        _ => json(status, &answered.body),
+    if form == Form::Markdown
+        && let Ok(product) = serde_json::from_str::<Product>(&answered.body)
+    {
+        return raw(status, markdown::TYPE, markdown::product(&product));
     }
+    raw(status, "application/json", answered.body)
 }
 
 /// An operation in the form that was asked for; a problem in it looks like every other problem.

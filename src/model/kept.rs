@@ -1,7 +1,6 @@
 //! Answers that are kept under an `Idempotency-Key`: the same request under the same key gets the same bytes again.
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::ids::IdempotencyKey;
 use super::problem::{Problem, ProblemCode};
@@ -24,8 +23,8 @@ pub struct Keyed {
 pub struct Answered {
     /// Its status, when it is no problem.
     pub status: u16,
-    /// What it says.
-    pub body: Value,
+    /// What it says, as JSON.
+    pub body: String,
 }
 
 /// What came of a request.
