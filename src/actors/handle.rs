@@ -2,6 +2,7 @@
 //! when an actor died under the question, since nothing was accepted then.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -10,7 +11,7 @@ use tokio::sync::watch;
 use super::answer::{self, ms};
 use super::context::{Context, RepoEntry};
 use super::dispatcher::{self, DispatcherMsg};
-use super::keys::{Seen, keep, named};
+use super::keys::{Seen, keep, kept, named};
 use super::ledger::LedgerMsg;
 use super::log_stream::{self, LogStream};
 use super::mailbox::{Address, AskError};
@@ -145,7 +146,14 @@ impl Handle {
             },
             None => None,
         };
+        let asked_before = AtomicBool::new(false);
         let asked = self.insist(|| async {
+            // A dispatcher that died under the question may have written it all the same.
+            if let Some(keyed) = keyed.as_ref().filter(|_| asked_before.swap(true, Ordering::Relaxed))
+                && let Some(answer) = kept(&self.context.ledger, keyed).await
+            {
+                return Ok(answer);
+            }
             let (mutation, base, keyed) = (mutation.clone(), base.clone(), keyed.clone());
             let message = |reply| DispatcherMsg::Mutate { mutation, base, keyed, reply };
             self.context.dispatcher.ask(GRANT_LIMIT, message).await

@@ -64,6 +64,12 @@ pub fn named(answer: Answer, keyed: &Keyed) -> Answer {
     })
 }
 
+/// What was answered to this very request, if anything.
+pub async fn kept(ledger: &Ledger, keyed: &Keyed) -> Option<Answer> {
+    let kept = ledger.store().ok()?.kept(&keyed.key).await.ok()??;
+    (kept.digest == keyed.digest).then_some(kept.answer)
+}
+
 /// Keeps an answer whose effect is on disk already, before it is given.
 pub async fn keep(ledger: &Ledger, keyed: Keyed, answer: &Answer, at: Awake) -> Result<(), Problem> {
     if !is_final(answer) {

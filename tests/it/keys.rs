@@ -1,10 +1,15 @@
 //! `Idempotency-Key`: a request that is sent again has no second effect and gets the same bytes, also from the next
 //! daemon.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use bytes::Bytes;
 use hyper::Method;
 use serde_json::{Value, json};
+use slugline::actors::faults::Faults;
 use slugline::cli::client::{Client, Reply};
+use slugline::model::event::EventKind;
 
 use crate::harness::{Repo, Site, order, problem, until, write};
 
@@ -163,5 +168,32 @@ async fn an_accepted_complete_sent_again_gets_the_same_operation() {
         (202, &first.body, first.headers.get("location"))
     );
     assert_eq!(house.ended(first.json()["id"].as_str().expect("an id")).await["state"], "succeeded");
+    house.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dispatcher_that_dies_between_its_commit_and_its_answer_answers_all_the_same_and_once() {
+    let site = Site::new();
+    let repo = site.app(&["one"], "");
+    // The second message it handles once the fuse is lit is that its write is on disk.
+    let fuse = Arc::new(AtomicUsize::new(0));
+    let lit = fuse.clone();
+    let faults = Faults::at_points(move |point| {
+        if point == "dispatcher.handle" && lit.load(Ordering::SeqCst) > 0 && lit.fetch_sub(1, Ordering::SeqCst) == 1 {
+            panic!("the test wants this dispatcher dead");
+        }
+    });
+    let house = site.start_with(&[&repo], &[], faults).await;
+    for (key, lane) in [("k", "a"), ("l", "b")] {
+        fuse.store(2, Ordering::SeqCst);
+        let body = json!({ "reason": "a try" });
+        let path = format!("/lanes/{lane}/pause");
+        let first = send(&house.client, &path, key, &body).await;
+        assert_eq!((first.status, fuse.load(Ordering::SeqCst)), (200, 0), "{}", first.text());
+        assert_eq!(send(&house.client, &path, key, &body).await.body, first.body);
+    }
+    let store = house.handle.context().ledger.store().expect("open");
+    let events = store.events(0, 1_000).await.expect("reads");
+    assert_eq!(events.iter().filter(|event| event.kind == EventKind::LanePaused).count(), 2);
     house.stop().await;
 }
