@@ -95,7 +95,8 @@ impl Daemon {
         private_dir(&data_dir).with_context(|| format!("data directory {}", data_dir.display()))?;
         let ledger_path = data_dir.join("ledger.db");
         let store = open_store(&ledger_path, &doors.clock).await?;
-        let ready = tokio::task::spawn_blocking(fingerprint::make_ready);
+        // Aside: a start waits for nothing that only the first failure needs.
+        drop(tokio::task::spawn_blocking(fingerprint::make_ready));
         let run_mark = run_mark(&data_dir);
         sweep_leftovers(&run_mark).await?;
         let token_path = (config.auth.mode == AuthMode::Token).then(|| data_dir.join("token"));
@@ -110,7 +111,6 @@ impl Daemon {
             faults: doors.faults,
             run_mark,
         };
-        ready.await?;
         let (handle, melted) =
             actors::start(args, ledger_path).await.map_err(|error| anyhow!("starting the actors: {error}"))?;
         let access = Access::new(token.as_deref());
