@@ -14,6 +14,10 @@ pub const LISTEN_DEFAULT: &str = "127.0.0.1:7584";
 const REPOSITORIES_MAX: usize = 1_000;
 /// Lanes that may have a limit of their own.
 const LANES_MAX: usize = 1_000;
+/// Directories of session logs.
+const LOG_DIRS_MAX: usize = 100;
+/// Directories watched when nothing is said: a third of what Linux gives a user on a machine of some size.
+const WATCHES_DEFAULT: u64 = 65_536;
 /// A day, in milliseconds: no limit here is longer.
 const DAY_MS: u64 = 86_400_000;
 /// How many prepare and gate commands run at once when nothing is said. They run at low priority, so the number
@@ -47,6 +51,10 @@ pub struct Config {
     pub runs: Runs,
     /// Actors.
     pub actors: Actors,
+    /// Worktrees, shown as they change.
+    pub inventory: Inventory,
+    /// Sessions.
+    pub sessions: SessionsConfig,
     /// HTTP.
     pub http: Http,
     /// Logging.
@@ -138,11 +146,41 @@ pub struct Actors {
     pub idle_after_ms: u64,
 }
 
+/// `[inventory]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Inventory {
+    /// Directories the system is asked to tell changes of.
+    pub watches_max: usize,
+    /// Worktrees looked at at once; as many as there are cores when 0.
+    pub scans_max: usize,
+    /// How long one look may take, in milliseconds.
+    pub scan_timeout_ms: u64,
+    /// A repository that was not used for so many milliseconds leaves the memory.
+    pub forget_after_ms: u64,
+    /// Removed worktrees are kept for so many milliseconds.
+    pub trash_keep_ms: u64,
+}
+
+/// `[sessions]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionsConfig {
+    /// Directories of `.jsonl` logs agents write themselves.
+    pub log_dirs: Vec<PathBuf>,
+    /// A held session without a sign of progress for so many milliseconds is stuck.
+    pub stuck_after_ms: u64,
+    /// A session of which nothing was heard for so many milliseconds is dormant.
+    pub dormant_after_ms: u64,
+}
+
 /// `[http]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Http {
     /// How long a shutdown waits for requests and runs, in milliseconds.
     pub drain_ms: u64,
+    /// Connections at once.
+    pub connections_max: usize,
+    /// Clients that may listen to events at once.
+    pub event_clients_max: usize,
 }
 
 /// `[log]`.
@@ -186,7 +224,7 @@ pub struct Flags {
 }
 
 /// Environment variable of every key that can be set by one.
-const ENVIRONMENT: [(&str, &str); 22] = [
+const ENVIRONMENT: [(&str, &str); 31] = [
     ("SLUGLINE_LISTEN", "listen"),
     ("SLUGLINE_SOCKET", "socket"),
     ("SLUGLINE_DATA_DIR", "data_dir"),
@@ -207,7 +245,16 @@ const ENVIRONMENT: [(&str, &str); 22] = [
     ("SLUGLINE_RUNS_MAX_PARALLEL_COMMANDS", "runs.max_parallel_commands"),
     ("SLUGLINE_RUNS_GIT_TIMEOUT_MS", "runs.git_timeout_ms"),
     ("SLUGLINE_ACTORS_IDLE_AFTER_MS", "actors.idle_after_ms"),
+    ("SLUGLINE_INVENTORY_WATCHES_MAX", "inventory.watches_max"),
+    ("SLUGLINE_INVENTORY_SCANS_MAX", "inventory.scans_max"),
+    ("SLUGLINE_INVENTORY_SCAN_TIMEOUT_MS", "inventory.scan_timeout_ms"),
+    ("SLUGLINE_INVENTORY_FORGET_AFTER_MS", "inventory.forget_after_ms"),
+    ("SLUGLINE_INVENTORY_TRASH_KEEP_MS", "inventory.trash_keep_ms"),
+    ("SLUGLINE_SESSIONS_STUCK_AFTER_MS", "sessions.stuck_after_ms"),
+    ("SLUGLINE_SESSIONS_DORMANT_AFTER_MS", "sessions.dormant_after_ms"),
     ("SLUGLINE_HTTP_DRAIN_MS", "http.drain_ms"),
+    ("SLUGLINE_HTTP_CONNECTIONS_MAX", "http.connections_max"),
+    ("SLUGLINE_HTTP_EVENT_CLIENTS_MAX", "http.event_clients_max"),
     ("SLUGLINE_LOG_LEVEL", "log.level"),
 ];
 
@@ -305,7 +352,33 @@ fn read(top: &mut Section, env: &BTreeMap<String, String>, home: &Path, repos: &
         &[("max_parallel_commands", 1..=10_000, COMMANDS_DEFAULT), ("git_timeout_ms", 1_000..=DAY_MS, 120_000)],
     );
     let actors = number("actors", &[("idle_after_ms", 100..=DAY_MS, 300_000)]);
-    let http = number("http", &[("drain_ms", 0..=600_000, 10_000)]);
+    let inventory = number(
+        "inventory",
+        &[
+            ("watches_max", 0..=10_000_000, WATCHES_DEFAULT),
+            ("scans_max", 0..=1_000, 0),
+            ("scan_timeout_ms", 100..=600_000, 30_000),
+            ("forget_after_ms", 1_000..=3_650 * DAY_MS, 30 * DAY_MS),
+            ("trash_keep_ms", 0..=3_650 * DAY_MS, 7 * DAY_MS),
+        ],
+    );
+    let http = number(
+        "http",
+        &[
+            ("drain_ms", 0..=600_000, 10_000),
+            ("connections_max", 16..=100_000, 4_096),
+            ("event_clients_max", 0..=100_000, 2_048),
+        ],
+    );
+    let mut sessions = top.section("sessions");
+    let stuck_after_ms = sessions.whole("stuck_after_ms", 1_000..=30 * DAY_MS).unwrap_or(600_000);
+    let dormant_after_ms = sessions.whole("dormant_after_ms", 1_000..=365 * DAY_MS).unwrap_or(3_600_000);
+    if dormant_after_ms < stuck_after_ms {
+        sessions.fault("dormant_after_ms", "is shorter than stuck_after_ms; a session is stuck before it is dormant");
+    }
+    let log_dirs = sessions.texts("log_dirs", LOG_DIRS_MAX, |text| absolute(home, text).map(drop)).unwrap_or_default();
+    let log_dirs = log_dirs.iter().filter_map(|dir| absolute(home, dir).ok()).collect();
+    sessions.finish();
     let mut log = top.section("log");
     let format = log.word("format", &[("text", LogFormat::Text), ("json", LogFormat::Json)]).unwrap_or(LogFormat::Text);
     let level = log.parsed("level", level).unwrap_or_else(|| "info".to_owned());
@@ -328,12 +401,24 @@ fn read(top: &mut Section, env: &BTreeMap<String, String>, home: &Path, repos: &
         lanes: Lanes { wip_limit: lanes[0], limits },
         breaker: Breaker { failures: breaker[0], window_ms: breaker[1] },
         watchdog: Watchdog { lag_threshold_ms: watchdog[0], interval_ms: watchdog[1] },
-        runs: Runs { max_parallel_commands: usize::try_from(runs[0]).unwrap_or(1), git_timeout_ms: runs[1] },
+        runs: Runs { max_parallel_commands: whole(runs[0]), git_timeout_ms: runs[1] },
         actors: Actors { idle_after_ms: actors[0] },
-        http: Http { drain_ms: http[0] },
+        inventory: Inventory {
+            watches_max: whole(inventory[0]),
+            scans_max: whole(inventory[1]),
+            scan_timeout_ms: inventory[2],
+            forget_after_ms: inventory[3],
+            trash_keep_ms: inventory[4],
+        },
+        sessions: SessionsConfig { log_dirs, stuck_after_ms, dormant_after_ms },
+        http: Http { drain_ms: http[0], connections_max: whole(http[1]), event_clients_max: whole(http[2]) },
         log: Log { format, level },
         repositories,
     })
+}
+
+fn whole(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
 }
 
 fn address(text: &str) -> Result<SocketAddr, String> {

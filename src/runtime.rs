@@ -22,12 +22,15 @@ use crate::cli::args::{Demo, Serve};
 use crate::cli::client::Client;
 use crate::cli::demo;
 use crate::config::{AuthMode, Config, Flags, Log, LogFormat, RepositoryConfig};
-use crate::http::{self, guard::Access, server::Server};
+use crate::http;
+use crate::http::guard::Access;
+use crate::http::server::{Limits, Server};
 use crate::metrics;
 use crate::model::claim::Terms;
 use crate::model::desk::{Rules, WipLimits};
 use crate::model::fingerprint;
 use crate::model::lane::BreakerTerms;
+use crate::model::session::LivenessTerms;
 use crate::process::{self, Runner};
 use crate::store::Store;
 use crate::telemetry;
@@ -95,6 +98,7 @@ impl Daemon {
         private_dir(&data_dir).with_context(|| format!("data directory {}", data_dir.display()))?;
         let ledger_path = data_dir.join("ledger.db");
         let store = open_store(&ledger_path, &doors.clock).await?;
+        let tip = store.last_seq().await?;
         // Aside: a start waits for nothing that only the first failure needs.
         drop(tokio::task::spawn_blocking(fingerprint::make_ready));
         let run_mark = run_mark(&data_dir);
@@ -104,7 +108,7 @@ impl Daemon {
         let args = Args {
             settings: settings(config),
             repositories: config.repositories.iter().map(registered).collect(),
-            ledger: Ledger::new(store, doors.faults.clone()),
+            ledger: Ledger::new(store, tip, doors.faults.clone()),
             runner: doors.runner,
             environment: process::clean_env(&[]),
             clock: doors.clock,
@@ -114,8 +118,10 @@ impl Daemon {
         let (handle, melted) =
             actors::start(args, ledger_path).await.map_err(|error| anyhow!("starting the actors: {error}"))?;
         let access = Access::new(token.as_deref());
-        let server =
-            Server::bind(config.listen, config.socket.as_deref(), http::routes(handle.clone()), access).await?;
+        let limits = Limits { connections: config.http.connections_max, ..Limits::default() };
+        descriptors_for(config.http.connections_max);
+        let routes = http::routes(handle.clone());
+        let server = Server::bind_with(config.listen, config.socket.as_deref(), routes, access, limits).await?;
         let address = server.address();
         let address_file = data_dir.join("address");
         write_whole(&address_file, &format!("{address}\n"))?;
@@ -175,6 +181,22 @@ async fn sweep_leftovers(run_mark: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Files the daemon has open besides its connections: the ledger, logs, repositories, what it looks at.
+const OTHER_FILES: u64 = 512;
+
+/// Asks the system for as many open files as connections may need; what it does not give shows as connections that wait.
+fn descriptors_for(connections: usize) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limits = getrlimit(Resource::Nofile);
+    let wanted = connections as u64 + OTHER_FILES;
+    let Some(now) = limits.current.filter(|now| *now < wanted) else { return };
+    let given = limits.maximum.map_or(wanted, |maximum| wanted.min(maximum));
+    if setrlimit(Resource::Nofile, Rlimit { current: Some(given), maximum: limits.maximum }).is_err() || given < wanted
+    {
+        tracing::warn!(had = now, given, wanted, "the system gives fewer open files than [http] connections_max needs");
+    }
+}
+
 /// The same for every daemon on one data directory, and different for any other.
 fn run_mark(data_dir: &Path) -> String {
     let path = data_dir.canonicalize().unwrap_or_else(|_| data_dir.to_owned());
@@ -192,7 +214,22 @@ fn settings(config: &Config) -> Settings {
         commands_max: config.runs.max_parallel_commands,
         output_bytes_max: OUTPUT_BYTES_MAX,
         kill_grace: KILL_GRACE,
+        scans_max: Some(config.inventory.scans_max).filter(|scans| *scans > 0).unwrap_or_else(cores),
+        scan_timeout: Duration::from_millis(config.inventory.scan_timeout_ms),
+        watches_max: config.inventory.watches_max,
+        forget_after: Duration::from_millis(config.inventory.forget_after_ms),
+        trash_keep: Duration::from_millis(config.inventory.trash_keep_ms),
+        session_logs: config.sessions.log_dirs.clone(),
+        liveness: LivenessTerms {
+            stuck_after_ms: config.sessions.stuck_after_ms,
+            dormant_after_ms: config.sessions.dormant_after_ms,
+        },
+        event_clients_max: config.http.event_clients_max,
     }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(2, std::num::NonZero::get)
 }
 
 /// What claims, leases and lanes go by.

@@ -2,6 +2,7 @@
 //! writer; what stands here is in the ledger.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::model::desk::Change;
@@ -13,7 +14,7 @@ use crate::model::todo::TodoState;
 
 /// The shared board; clones show the same one.
 #[derive(Clone, Default)]
-pub struct Board(Arc<RwLock<Inner>>);
+pub struct Board(Arc<RwLock<Inner>>, Arc<AtomicU64>);
 
 #[derive(Default)]
 struct Inner {
@@ -27,6 +28,12 @@ struct Inner {
 impl Board {
     fn read(&self) -> std::sync::RwLockReadGuard<'_, Inner> {
         self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes with every change of the board.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.1.load(Ordering::Acquire)
     }
 
     /// The state of a todo.
@@ -91,6 +98,7 @@ impl Board {
 
     /// Enters what is in the ledger now.
     pub(super) fn apply(&self, changes: Vec<Change>) {
+        self.1.fetch_add(1, Ordering::AcqRel);
         let mut inner = self.0.write().unwrap_or_else(PoisonError::into_inner);
         for change in changes {
             match change {

@@ -10,19 +10,25 @@ use std::time::Duration;
 use super::board::Board;
 use super::clock::Clock;
 use super::dispatcher::DispatcherMsg;
+use super::events::{EventsActor, EventsMsg, Hub};
 use super::faults::Faults;
+use super::inventory::{InventoryActor, InventoryMsg, Rows};
 use super::keys::Keys;
 use super::ledger::Ledger;
 use super::mailbox::Address;
+use super::permits::Permits;
 use super::probe::GateEnvironment;
 use super::repo::{Registered, Repo};
 use super::repository::RepositoryMsg;
 use super::runs::Runs;
+use super::sessions::{Places, Sessions, SessionsActor, SessionsMsg};
 use super::slug::SlugMsg;
+use super::watching::{Signals, Watching};
 use crate::metrics::actors::ActorKind;
 use crate::model::desk::Rules;
 use crate::model::ids::{RepoName, TodoKey};
 use crate::model::problem::{Problem, ProblemCode};
+use crate::model::session::LivenessTerms;
 use crate::process::Runner;
 
 /// Limits and places, from the configuration.
@@ -44,6 +50,22 @@ pub struct Settings {
     pub output_bytes_max: u64,
     /// How long a process tree gets between TERM and KILL.
     pub kill_grace: Duration,
+    /// How many worktrees are looked at at once.
+    pub scans_max: usize,
+    /// How long one look at a worktree may take.
+    pub scan_timeout: Duration,
+    /// How many directories are watched.
+    pub watches_max: usize,
+    /// After how long an unused repository leaves the memory.
+    pub forget_after: Duration,
+    /// How long removed worktrees are kept.
+    pub trash_keep: Duration,
+    /// Directories of logs agents write themselves.
+    pub session_logs: Vec<PathBuf>,
+    /// After how much silence a session is called what.
+    pub liveness: LivenessTerms,
+    /// How many clients may listen to events.
+    pub event_clients_max: usize,
 }
 
 /// What an actor system is built from.
@@ -90,6 +112,18 @@ pub struct Context {
     pub keys: Keys,
     /// Where the dispatcher is.
     pub dispatcher: Address<DispatcherMsg>,
+    /// Those who listen to events.
+    pub hub: Arc<Hub>,
+    /// Where the actor that tells them is.
+    pub events: Address<EventsMsg>,
+    /// What is known of sessions.
+    pub sessions: Sessions,
+    /// Where the actor that follows them is.
+    pub sessions_address: Address<SessionsMsg>,
+    /// Being told what changes on disk.
+    pub watching: Watching,
+    /// Looks at worktrees take one of these each.
+    pub permits: Permits,
     /// The slug actors that live or are being restarted.
     pub slugs: Directory,
     /// Prepare and gate commands take one of these each.
@@ -107,6 +141,12 @@ pub struct RepoEntry {
     pub repo: Arc<Repo>,
     /// Where its actor is.
     pub address: Address<RepositoryMsg>,
+    /// Where its inventory is.
+    pub inventory: Address<InventoryMsg>,
+    /// What its worktrees look like.
+    pub rows: Rows,
+    /// Signs of change the inventory has not heard of yet.
+    pub signals: Signals,
 }
 
 /// Messages a repository actor may have waiting: activations, one per slug asked for the first time.
@@ -121,13 +161,21 @@ impl Context {
         let entry = |registered: Registered| {
             let repo = Arc::new(Repo::new(registered, &args.settings.worktrees_dir));
             let address = Address::new(ActorKind::Repository, REPOSITORY_MAILBOX_LIMIT);
-            (repo.name().clone(), RepoEntry { repo, address })
+            let name = repo.name().clone();
+            let inventory = InventoryActor::address();
+            (name, RepoEntry { repo, address, inventory, rows: Rows::default(), signals: Signals::default() })
         };
-        Arc::new(Self {
+        let context = Arc::new(Self {
             repos: args.repositories.into_iter().map(entry).collect(),
             gate_environment: Arc::new(GateEnvironment::of(&args.environment)),
             commands: tokio::sync::Semaphore::new(args.settings.commands_max),
             dispatcher: Address::new(ActorKind::Dispatcher, DISPATCHER_MAILBOX_LIMIT),
+            hub: Arc::new(Hub::new(args.settings.event_clients_max, *args.ledger.tip().borrow())),
+            events: EventsActor::address(),
+            sessions: Sessions::new(args.settings.liveness),
+            sessions_address: SessionsActor::address(),
+            watching: Watching::new(args.settings.watches_max),
+            permits: Permits::new(args.settings.scans_max),
             settings: args.settings,
             clock: args.clock,
             ledger: args.ledger,
@@ -140,7 +188,19 @@ impl Context {
             faults: args.faults,
             run_mark: args.run_mark,
             draining: AtomicBool::new(false),
-        })
+        });
+        context.watching.tell(&context);
+        context
+    }
+
+    /// Which repository and todo a directory belongs to.
+    #[must_use]
+    pub fn places(&self) -> Places {
+        let place = |entry: &RepoEntry| {
+            let repo = &entry.repo;
+            (repo.name().clone(), repo.registered.path.clone(), repo.worktrees.clone())
+        };
+        Places::new(self.repos.values().map(place).collect())
     }
 
     /// The repository of a request: the named one, or the only one.

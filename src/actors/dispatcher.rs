@@ -387,7 +387,10 @@ impl DispatcherState {
         while let Some(result) = self.flights.front_mut().and_then(|flight| flight.result.take()) {
             let Some(flight) = self.flights.pop_front() else { break };
             match &result {
-                Ok(()) => self.context.board.apply(flight.changes),
+                Ok(()) => {
+                    self.context.sessions.follow(&flight.changes, self.context.clock.now());
+                    self.context.board.apply(flight.changes);
+                }
                 Err(_) => self.desk = None,
             }
             for deliver in flight.waiting {

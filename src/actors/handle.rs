@@ -11,6 +11,8 @@ use tokio::sync::watch;
 use super::answer::{self, ms};
 use super::context::{Context, RepoEntry};
 use super::dispatcher::{self, DispatcherMsg};
+use super::events::EventsMsg;
+use super::inventory::InventoryMsg;
 use super::keys::{Seen, keep, kept, named};
 use super::ledger::LedgerMsg;
 use super::log_stream::{self, LogStream};
@@ -21,6 +23,7 @@ use super::repository::RepositoryMsg;
 use super::root::RootMsg;
 use super::run;
 use super::runs::{Purpose, RunHandle, RunView, StopCause};
+use super::sessions::SessionsMsg;
 use super::slug::{SlugMsg, WorkCall, WorkReply, as_joined};
 use crate::model::desk::{Claimed, Completed};
 use crate::model::failure::FailureView;
@@ -454,6 +457,8 @@ impl Handle {
             match view.kind.as_str() {
                 "ledger" => fill(view, &self.context.ledger.address, |reply| LedgerMsg::Describe { reply }).await,
                 "dispatcher" => fill(view, &self.context.dispatcher, |reply| DispatcherMsg::Describe { reply }).await,
+                "events" => fill(view, &self.context.events, |reply| EventsMsg::Describe { reply }).await,
+                "sessions" => fill(view, &self.context.sessions_address, |reply| SessionsMsg::Describe { reply }).await,
                 _ => {}
             }
         }
@@ -467,6 +472,12 @@ impl Handle {
                 view.work = work;
             }
             for mut view in slugs {
+                if view.kind == "inventory" {
+                    name.as_str().clone_into(&mut view.name);
+                    fill(&mut view, &entry.inventory, |reply| InventoryMsg::Describe { reply }).await;
+                    views.push(view);
+                    continue;
+                }
                 let slug = view.name.split_once('/').and_then(|(_, slug)| Slug::parse(slug).ok());
                 if let Some(address) =
                     slug.and_then(|slug| self.context.slugs.get(&TodoKey { repo: name.clone(), slug }))
@@ -525,6 +536,7 @@ impl Handle {
     /// Nothing new is accepted; runs that are on get `grace` to end, then they are ended; then the actors stop.
     pub async fn drain(&self, grace: Duration) {
         self.context.start_draining();
+        self.context.hub.close();
         let ended = |run: RunHandle| async move {
             let mut view = run.view;
             let _ = view.wait_for(RunView::is_over).await;

@@ -12,6 +12,7 @@ use std::time::Instant;
 use arc_swap::ArcSwapOption;
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use super::faults::Faults;
 use super::mailbox::{Address, Envelope, Reply};
@@ -39,18 +40,35 @@ pub struct Ledger {
     store: Arc<ArcSwapOption<Store>>,
     /// Where its actor is.
     pub address: Address<LedgerMsg>,
+    /// The last entry that is known to be on disk.
+    tip: Arc<watch::Sender<u64>>,
     faults: Faults,
 }
 
 impl Ledger {
-    /// A ledger around a store that was opened for it.
+    /// A ledger around a store that was opened for it and has entries up to `tip`.
     #[must_use]
-    pub fn new(store: Store, faults: Faults) -> Self {
+    pub fn new(store: Store, tip: u64, faults: Faults) -> Self {
         Self {
             store: Arc::new(ArcSwapOption::from_pointee(store)),
             address: Address::new(ActorKind::Ledger, MAILBOX_LIMIT),
+            tip: Arc::new(watch::Sender::new(tip)),
             faults,
         }
+    }
+
+    /// Follows the last entry that is on disk.
+    #[must_use]
+    pub fn tip(&self) -> watch::Receiver<u64> {
+        self.tip.subscribe()
+    }
+
+    fn reached(&self, seq: u64) {
+        self.tip.send_if_modified(|tip| {
+            let further = seq > *tip;
+            *tip = seq.max(*tip);
+            further
+        });
     }
 
     /// The store, for reading.
@@ -68,7 +86,7 @@ impl Ledger {
         };
         metric::operation_finished(metric::StoreOp::Commit, result.is_ok(), begun.elapsed());
         self.faults.hit("ledger.committed");
-        result.map(|_| ()).map_err(|error| self.note(&error))
+        result.map(|seq| self.reached(seq)).map_err(|error| self.note(&error))
     }
 
     /// Queues a batch of a chain, in the order of the calls; what comes back is ready when it is on disk.
@@ -88,7 +106,7 @@ impl Ledger {
             };
             metric::operation_finished(metric::StoreOp::Commit, result.is_ok(), begun.elapsed());
             ledger.faults.hit("ledger.committed");
-            result.map(|_| ()).map_err(|error| ledger.note(&error))
+            result.map(|seq| ledger.reached(seq)).map_err(|error| ledger.note(&error))
         }
     }
 

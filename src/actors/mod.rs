@@ -1,37 +1,48 @@
 //! Who does what, one thing at a time: the supervision tree, its messages and its state.
 //!
-//! May know `model`, `metrics`, `git`, `process` and `store`. Reading order: `handle` (the way in), `slug` (the
+//! May know `model`, `metrics`, `git`, `process` and `store`. Reading order: `handle` and `live` (the way in), `slug` (the
 //! single-flight), `probe` (the cheap look), `run` and `phases` (carrying out), `judging` (what a complete
 //! adds to a run), `dispatcher` (who gets what),
 //! `repository`, `root` and `ledger` (the tree), `mailbox` and `supervision` (what ractor leaves out), `context`,
 //! `repo`, `board` and `runs` (what outlives an actor), `exclusion` and `exec` (how commands run), `answer` and
-//! `timing` (what is told), `keys` (the same answer again), `log_stream`, `inputs`, `clock`, `faults`.
+//! `timing` (what is told), `inventory` with `survey`, `look`, `permits`, `watching` and `removal` (worktrees, live),
+//! `sessions` with `log_tail`, `events` (who hears of it), `keys` (the same answer again), `log_stream`, `inputs`, `clock`, `faults`.
 
 pub mod answer;
 pub mod board;
 pub mod clock;
 pub mod context;
 pub mod dispatcher;
+pub mod events;
 pub mod exclusion;
 pub mod exec;
 pub mod faults;
 pub mod handle;
 pub mod inputs;
+pub mod inventory;
 pub mod judging;
 pub mod keys;
 pub mod ledger;
+pub mod live;
 pub mod log_stream;
+pub mod log_tail;
+pub mod look;
 pub mod mailbox;
+pub mod permits;
 pub mod phases;
 pub mod probe;
+pub mod removal;
 pub mod repo;
 pub mod repository;
 pub mod root;
 pub mod run;
 pub mod runs;
+pub mod sessions;
 pub mod slug;
 pub mod supervision;
+pub mod survey;
 pub mod timing;
+pub mod watching;
 
 use ractor::Actor;
 

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 
@@ -59,6 +60,7 @@ pub struct Repo {
     base: ArcSwapOption<Base>,
     /// Only one caller reads a new base; the others wait for it.
     reading: Mutex<()>,
+    used: Mutex<Instant>,
 }
 
 impl Repo {
@@ -75,6 +77,7 @@ impl Repo {
             opened: ArcSwapOption::empty(),
             base: ArcSwapOption::empty(),
             reading: Mutex::new(()),
+            used: Mutex::new(Instant::now()),
             registered,
         }
     }
@@ -91,8 +94,21 @@ impl Repo {
         self.worktrees.join(slug.as_str())
     }
 
+    /// How long nobody has wanted anything of it.
+    #[must_use]
+    pub fn unused_for(&self) -> Duration {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    }
+
+    /// Leaves the memory: its handle is closed, what was read of it is forgotten. The next use brings it back.
+    pub fn forget(&self) {
+        self.opened.store(None);
+        self.base.store(None);
+    }
+
     /// The git repository, opened on first use and again as long as that fails. Blocks.
     pub fn git(&self) -> Result<Arc<Repository>, Problem> {
+        *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         if let Some(git) = self.opened.load_full() {
             return Ok(git);
         }

@@ -1,4 +1,4 @@
-//! The repository actor: supervises the slug actors of one repository and brings them up on demand.
+//! The repository actor: supervises the inventory and the slug actors of one repository; those are brought up on demand.
 //!
 //! Supervised by the root. Its death ends its slug actors; runs that are on go on (they live in [`super::runs`]) and
 //! are found again by the slug actors that come back on demand. In: `Activate`, `Restart`, `Describe`.
@@ -7,11 +7,13 @@
 //! [`super::repo::Repo`], so a restart costs no git work.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
 use serde_json::{Value, json};
 
-use super::context::Context;
+use super::context::{Context, RepoEntry};
+use super::inventory::{InventoryActor, InventoryArgs};
 use super::mailbox::{Address, Envelope, Reply};
 use super::repo::Repo;
 use super::slug::{MAILBOX_LIMIT, SlugActor, SlugArgs, SlugMsg};
@@ -53,6 +55,15 @@ pub struct RepositoryArgs {
     pub address: Address<RepositoryMsg>,
 }
 
+impl RepositoryArgs {
+    fn entry(&self) -> &RepoEntry {
+        &self.context.repos[self.repo.name()]
+    }
+}
+
+/// What the inventory is called among the children; no slug looks like that.
+const INVENTORY: &str = "@inventory";
+
 /// The actor's state.
 pub struct RepositoryState {
     args: RepositoryArgs,
@@ -87,8 +98,14 @@ impl Actor for RepositoryActor {
                 args.context.slugs.remove(&todo);
             }
         }
-        args.address.point_at(Some(myself));
-        Ok(RepositoryState { args, children: Children::new(BUDGET) })
+        args.entry().inventory.point_at(None);
+        args.address.point_at(Some(myself.clone()));
+        let mut state = RepositoryState { args, children: Children::new(BUDGET) };
+        let inventory = InventoryArgs { context: state.args.context.clone(), repo: state.args.repo.clone() };
+        let start = start_by(move |supervisor| InventoryActor::start(inventory.clone(), supervisor));
+        let aftermath = state.children.start(ActorKind::Inventory, INVENTORY, myself.get_cell(), start).await;
+        state.act(aftermath);
+        Ok(state)
     }
 
     async fn handle(
@@ -166,17 +183,30 @@ impl RepositoryState {
             Aftermath::Nothing => {}
             Aftermath::RestartAfter(child, delay) => {
                 self.point_at_nobody(&child, false);
-                let address = self.args.address.clone();
-                tokio::spawn(async move {
-                    tokio::time::sleep(delay).await;
-                    let _ = address.tell(RepositoryMsg::Restart { child });
-                });
+                self.restart_after(child, delay);
+            }
+            // Nobody asks for it by name, so it is tried again by itself.
+            Aftermath::GaveUp(child) if child == INVENTORY => {
+                self.point_at_nobody(&child, true);
+                let delay = self.children.until_retry(&child);
+                self.restart_after(child, delay);
             }
             Aftermath::Ended(child) | Aftermath::GaveUp(child) => self.point_at_nobody(&child, true),
         }
     }
 
+    fn restart_after(&self, child: String, delay: Duration) {
+        let address = self.args.address.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(delay).await;
+            let _ = address.tell(RepositoryMsg::Restart { child });
+        });
+    }
+
     fn point_at_nobody(&self, child: &str, forget: bool) {
+        if child == INVENTORY {
+            self.args.entry().inventory.point_at(None);
+        }
         let Ok(slug) = Slug::parse(child) else { return };
         let todo = self.todo(&slug);
         if let Some(address) = self.args.context.slugs.get(&todo) {

@@ -1,4 +1,4 @@
-//! The root of the supervision tree: ledger, dispatcher and one actor per repository.
+//! The root of the supervision tree: ledger, dispatcher, events, sessions and one actor per repository.
 //!
 //! When a child of the root is given up, nothing above it can help: the root reports the meltdown and the process
 //! ends with a code, for whoever supervises the process. Its orderly end stops its children first, since a
@@ -13,9 +13,11 @@ use tokio::sync::watch;
 
 use super::context::Context;
 use super::dispatcher::Dispatcher;
+use super::events::EventsActor;
 use super::ledger::{LedgerActor, LedgerArgs};
 use super::mailbox::{Address, Envelope, Reply};
 use super::repository::{RepositoryActor, RepositoryArgs};
+use super::sessions::SessionsActor;
 use super::supervision::{Aftermath, BUDGET, Children, Start, start_by};
 use crate::metrics::actors::ActorKind;
 use crate::model::view::ActorView;
@@ -90,6 +92,17 @@ fn children_of(args: &RootArgs) -> Vec<(ActorKind, String, Start)> {
             start_by(move |supervisor| Dispatcher::start(context.clone(), supervisor)),
         ),
     ];
+    let (events, sessions) = (args.context.clone(), args.context.clone());
+    children.push((
+        ActorKind::Events,
+        "events".to_owned(),
+        start_by(move |supervisor| EventsActor::start(events.clone(), supervisor)),
+    ));
+    children.push((
+        ActorKind::Sessions,
+        "sessions".to_owned(),
+        start_by(move |supervisor| SessionsActor::start(sessions.clone(), supervisor)),
+    ));
     for (name, entry) in &args.context.repos {
         let repository =
             RepositoryArgs { context: args.context.clone(), repo: entry.repo.clone(), address: entry.address.clone() };
@@ -173,6 +186,8 @@ impl RootState {
         match child {
             "ledger" => self.args.context.ledger.address.point_at(None),
             "dispatcher" => self.args.context.dispatcher.point_at(None),
+            "events" => self.args.context.events.point_at(None),
+            "sessions" => self.args.context.sessions_address.point_at(None),
             _ => {
                 let entries = self.args.context.repos.iter();
                 for (_, entry) in entries.filter(|(name, _)| child.strip_prefix("repository:") == Some(name.as_str())) {

@@ -2,7 +2,8 @@
 //!
 //! May know `model`. Starts no process itself: git command lines go out through [`Exec`]. Reading order: `repository`
 //! (opening), `stamp`, `refs` and `place` (the cheap look, by
-//! stats and small reads), `base` (what a base commit says), `status`,
+//! stats and small reads), `base` (what a base commit says), `status`, `registry`, `history`, `index`, `scan` and
+//! `porcelain` (what is shown of worktrees), `watch` (being told what changes),
 //! `hardening` and `command` (how git is run so that nothing planted runs with it), `worktree`, `sync`, `todo_sync`
 //! (effects), `locks` (stale ones).
 //!
@@ -12,21 +13,30 @@
 pub mod base;
 pub mod command;
 mod hardening;
+mod history;
+mod index;
 mod locks;
 mod place;
+pub mod porcelain;
 mod refs;
+mod registry;
 pub mod repository;
+mod scan;
 mod stamp;
 mod status;
 pub mod sync;
 pub mod todo_sync;
+mod watch;
 pub mod worktree;
 
 pub use command::{Exec, GitCommand, GitEnd, GitError, GitExit};
 pub use place::{ForeignReason, Place, Seen};
+pub use registry::{Found, MAIN};
 pub use repository::{OpenError, Repository};
+pub use scan::{Looked, ScanError, ScanMemory};
 pub use stamp::Stamp;
 pub use status::{Change, ChangeKind};
+pub use watch::{Noticed, WatchError, Watched, Watcher};
 
 use crate::model::ids::Oid;
 

@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::refs::read_small;
+use super::registry::{in_progress, rebased};
 use super::stamp::Witness;
 use super::{GitError, Repository};
 use crate::model::ids::{Oid, Slug};
@@ -70,7 +71,7 @@ pub enum ForeignReason {
 }
 
 /// Files in an admin directory that say an operation is under way.
-const IN_PROGRESS: [(&str, &str); 6] = [
+pub(super) const IN_PROGRESS: [(&str, &str); 6] = [
     ("MERGE_HEAD", "merge"),
     ("rebase-merge", "rebase"),
     ("rebase-apply", "rebase"),
@@ -80,7 +81,7 @@ const IN_PROGRESS: [(&str, &str); 6] = [
 ];
 
 /// The reason git gives a lock it takes while it makes a worktree.
-const INITIALIZING: &str = "initializing";
+pub(super) const INITIALIZING: &str = "initializing";
 
 /// A worktree that was seen whole, and the stamps that say it still is. Belongs to whoever asks again.
 #[derive(Debug, Clone)]
@@ -167,21 +168,18 @@ impl Repository {
     }
 
     fn on_branch(&self, admin: &Path, slug: &Slug) -> Result<Place, GitError> {
-        let in_progress = IN_PROGRESS.into_iter().find(|(file, _)| fs::symlink_metadata(admin.join(file)).is_ok());
+        let in_progress = in_progress(admin);
         let head = read_small(&admin.join("HEAD")).map_err(GitError::file(&admin.join("HEAD")))?.unwrap_or_default();
         let branch = match head.trim_end().strip_prefix("ref: refs/heads/") {
             Some(branch) => Some(branch.to_owned()),
             // A rebase detaches HEAD and remembers the branch.
-            None => ["rebase-merge", "rebase-apply"].iter().find_map(|dir| {
-                let name = read_small(&admin.join(dir).join("head-name")).ok().flatten()?;
-                name.trim_end().strip_prefix("refs/heads/").map(str::to_owned)
-            }),
+            None => rebased(admin),
         };
         match branch {
             None => Ok(Place::Foreign(ForeignReason::Detached)),
             Some(branch) if branch != slug.as_str() => Ok(Place::Foreign(ForeignReason::OtherBranch(branch))),
             Some(branch) => match self.resolve(&format!("refs/heads/{branch}"))? {
-                Some(head) => Ok(Place::Present { head, in_progress: in_progress.map(|(_, name)| name) }),
+                Some(head) => Ok(Place::Present { head, in_progress }),
                 None => Ok(Place::Foreign(ForeignReason::BranchGone(branch))),
             },
         }
@@ -217,7 +215,7 @@ impl Repository {
         Ok(None)
     }
 
-    fn admin_dirs(&self) -> Result<Vec<PathBuf>, GitError> {
+    pub(super) fn admin_dirs(&self) -> Result<Vec<PathBuf>, GitError> {
         let dir = self.common_dir().join("worktrees");
         match fs::read_dir(&dir) {
             Ok(entries) => Ok(entries.flatten().map(|entry| entry.path()).collect()),

@@ -1,11 +1,14 @@
 //! Opening a repository: what can be served, and a clear word for what cannot.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use git2::ErrorCode;
 
+use super::history::Remembered;
 use super::refs::PackedRefs;
+use super::scan::ScanRules;
 use super::stamp::Witness;
 use super::{GitError, oid_of};
 use crate::model::ids::{Oid, RepoName};
@@ -22,9 +25,6 @@ pub enum OpenError {
     /// Something is there, but no repository.
     #[error("{0} is not a git repository; give the directory that contains .git")]
     NotARepository(String),
-    /// It has no work tree.
-    #[error("{0} is a bare repository; Slugline needs one with a work tree: clone it and register the clone")]
-    Bare(String),
     /// It has no commits.
     #[error("{0} has no commits yet; make the first one on its base branch")]
     Empty(String),
@@ -84,8 +84,12 @@ pub struct Repository {
     base_branch: String,
     base_ref: String,
     handle: Mutex<git2::Repository>,
+    bare: bool,
     base: Mutex<Option<(Witness, Oid)>>,
     pub(super) packed: PackedRefs,
+    pub(super) history: Mutex<Remembered>,
+    pub(super) scan_rules: Mutex<Option<Arc<ScanRules>>>,
+    upstreams: Mutex<Option<(Witness, HashMap<String, String>)>>,
 }
 
 impl std::fmt::Debug for Repository {
@@ -108,12 +112,10 @@ impl Repository {
         } else {
             opened
         };
-        if opened.is_bare() {
-            return Err(OpenError::Bare(shown));
-        }
         let other = |reason: String| OpenError::Other { path: shown.clone(), reason };
         let common_dir = opened.commondir().canonicalize().map_err(|error| other(error.to_string()))?;
-        let main_path = opened.workdir().unwrap_or(path).to_owned();
+        // The library says it with a slash at its end.
+        let (bare, main_path) = (opened.is_bare(), opened.workdir().unwrap_or(&common_dir).components().collect());
         let base_branch = match base {
             Some(base) => base.to_owned(),
             None => head_branch(&opened, &shown)?,
@@ -127,8 +129,12 @@ impl Repository {
             base_branch,
             base_ref,
             handle: Mutex::new(opened),
+            bare,
             base: Mutex::default(),
             packed,
+            history: Mutex::default(),
+            scan_rules: Mutex::default(),
+            upstreams: Mutex::default(),
         })
     }
 
@@ -144,7 +150,26 @@ impl Repository {
         &self.common_dir
     }
 
-    /// Its main work tree.
+    /// Whether it has no main work tree.
+    #[must_use]
+    pub fn is_bare(&self) -> bool {
+        self.bare
+    }
+
+    /// The ref a branch follows, by the configuration, which is read again when it has changed.
+    pub(super) fn upstream_ref(&self, branch: &str) -> Option<String> {
+        let mut known = self.upstreams.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, upstreams)) = known.as_ref().filter(|(witness, _)| witness.holds()) {
+            return upstreams.get(branch).cloned();
+        }
+        let witness = Witness::of([self.common_dir.join("config")]);
+        let upstreams = upstreams_of(&self.library());
+        let found = upstreams.get(branch).cloned();
+        *known = witness.settled().then_some((witness, upstreams));
+        found
+    }
+
+    /// Its main work tree; of a bare repository, itself.
     #[must_use]
     pub fn main_path(&self) -> &Path {
         &self.main_path
@@ -154,6 +179,12 @@ impl Repository {
     #[must_use]
     pub fn base_branch(&self) -> &str {
         &self.base_branch
+    }
+
+    /// The full name of the ref the base is.
+    #[must_use]
+    pub fn base_ref(&self) -> &str {
+        &self.base_ref
     }
 
     /// The base's commit now: two stats when it has not moved.
@@ -212,6 +243,23 @@ impl Repository {
         };
         brings_nothing().map_err(GitError::library(format!("merging {head} into {base} in memory")))
     }
+}
+
+/// The upstream of every branch that has one, from one pass over the configuration.
+fn upstreams_of(repo: &git2::Repository) -> HashMap<String, String> {
+    let Ok(config) = repo.config().and_then(|mut config| config.snapshot()) else { return HashMap::new() };
+    let mut branches = Vec::new();
+    if let Ok(mut entries) = config.entries(Some("^branch\\..*\\.merge$")) {
+        while let Some(Ok(entry)) = entries.next() {
+            let name = entry.name().ok().and_then(|name| name.strip_prefix("branch.")?.strip_suffix(".merge"));
+            branches.extend(name.map(str::to_owned));
+        }
+    }
+    let upstream = |branch: String| {
+        let name = repo.branch_upstream_name(&format!("refs/heads/{branch}")).ok()?;
+        Some((branch, name.as_str().ok()?.to_owned()))
+    };
+    branches.into_iter().filter_map(upstream).collect()
 }
 
 fn classify(path: &str, error: &git2::Error) -> OpenError {

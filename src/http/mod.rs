@@ -1,13 +1,15 @@
 //! HTTP: parse → ask an actor → shape the answer. `warp` stops at this door.
 //!
 //! May know `actors` (the handle), `model` and `metrics`. Reading order: `routes` below (the whole table on one
-//! screen), one file per resource (`work`, `claims`, `operations`, `todos`, `lanes`, `failures`, `actors`, `health`,
-//! `openapi`), `answer`, `problem` and `markdown` (shaping), `guard` (who is let in), `server` (the accept loop with its
+//! screen), one file per resource (`work`, `claims`, `operations`, `todos`, `lanes`, `failures`, `worktrees`, `sessions`, `events`, `actors`,
+//! `health`,
+//! `openapi`), `answer`, `page`, `problem` and `markdown` (shaping), `guard` (who is let in), `server` (the accept loop with its
 //! limits).
 
 mod actors;
 mod answer;
 mod claims;
+mod events;
 mod failures;
 pub mod guard;
 mod health;
@@ -15,10 +17,13 @@ mod lanes;
 mod markdown;
 mod openapi;
 mod operations;
+mod page;
 mod problem;
 pub mod server;
+mod sessions;
 mod todos;
 mod work;
+mod worktrees;
 
 use warp::Filter;
 use warp::filters::BoxedFilter;
@@ -53,7 +58,7 @@ const fn open(method: &'static str, path: &'static str, statuses: &'static [u16]
 }
 
 /// Every route there is.
-pub const ROUTES: [Route; 24] = [
+pub const ROUTES: [Route; 33] = [
     route("POST", "/todos/work", &[200, 202], "Ask for work: a worktree that exists, is prepared, in sync and judged."),
     route("GET", "/todos", &[200], "The todos, filtered by repo, stage and lane."),
     route("GET", "/todos/{repo}/{slug}", &[200], "One todo: stage, claim, gates, parked results, history."),
@@ -69,6 +74,15 @@ pub const ROUTES: [Route; 24] = [
     route("POST", "/lanes/{lane}/resume", &[200], "A paused lane opens again: one probe, then 1, 2, 4, everybody."),
     route("GET", "/failures", &[200], "What failed, by lane, fingerprint and generation; newest first."),
     route("POST", "/failures/explain", &[200], "How a text becomes its fingerprint, rule by rule."),
+    route("GET", "/worktrees", &[200, 304], "Every worktree of every repository, as it is."),
+    route("GET", "/worktrees/{repo}/{name}", &[200], "One worktree, with its files and commits."),
+    route("DELETE", "/worktrees/{repo}/{name}", &[200], "Remove a worktree, when nothing would be lost."),
+    route("POST", "/worktrees/{repo}/{name}/refresh", &[200], "Look at a worktree now."),
+    route("GET", "/sessions", &[200, 304], "What agents are doing and did."),
+    route("GET", "/sessions/{id}", &[200], "One session."),
+    route("GET", "/sessions/{id}/events", &[200], "What happened in a session."),
+    route("POST", "/sessions/{id}/events", &[200], "An agent reports what happened."),
+    route("GET", "/events", &[200], "Everything that happens, as it happens (server-sent events)."),
     route("GET", "/operations/{id}", &[200], "An operation as it is now."),
     route("DELETE", "/operations/{id}", &[200], "Cancel an operation; its process tree dies first."),
     route("GET", "/operations/{id}/log", &[200], "What an operation's commands printed, followed while it runs."),
@@ -95,6 +109,12 @@ pub fn routes(handle: Handle) -> Routes {
         .or(lanes::routes(handle.clone()))
         .unify()
         .or(failures::routes(handle.clone()))
+        .unify()
+        .or(worktrees::routes(handle.clone()))
+        .unify()
+        .or(sessions::routes(handle.clone()))
+        .unify()
+        .or(events::routes(handle.clone()))
         .unify()
         .or(actors::routes(handle))
         .unify()

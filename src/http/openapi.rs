@@ -16,12 +16,14 @@ use crate::model::filed::NewTodo;
 use crate::model::fingerprint::Explained;
 use crate::model::phase::Phase;
 use crate::model::problem::ProblemCode;
+use crate::model::session::{SessionEvent, SessionGroupView, SessionView};
 use crate::model::todo::Complete;
 use crate::model::view::{
     ActorView, AfterRequest, ExplainRequest, HeartbeatRequest, HoldRequest, LaneView, LeaseView, NoContent,
-    PauseRequest, ReleaseRequest, TodoDetail, TodoView,
+    PauseRequest, ReleaseRequest, ReportRequest, TodoDetail, TodoView,
 };
 use crate::model::work_order::{Completion, WorkOrder, WorkRequest};
+use crate::model::worktree::{Removal, WorktreeDetail, WorktreeRow};
 
 static DOCUMENT: LazyLock<String> = LazyLock::new(|| document().to_string());
 
@@ -54,6 +56,13 @@ pub(super) fn document() -> Value {
         generator.subschema_for::<FailureView>(),
         generator.subschema_for::<Explained>(),
         generator.subschema_for::<ActorView>(),
+        generator.subschema_for::<WorktreeRow>(),
+        generator.subschema_for::<WorktreeDetail>(),
+        generator.subschema_for::<Removal>(),
+        generator.subschema_for::<SessionView>(),
+        generator.subschema_for::<SessionGroupView>(),
+        generator.subschema_for::<SessionEvent>(),
+        generator.subschema_for::<ReportRequest>(),
     ] {
         drop(schema);
     }
@@ -117,6 +126,8 @@ fn body(route: &Route) -> Option<&'static str> {
         ("POST", "/lanes/{lane}/pause") => Some("PauseRequest"),
         ("POST", "/todos/{repo}/{slug}/redrive" | "/lanes/{lane}/resume") => Some("NoContent"),
         ("POST", "/failures/explain") => Some("ExplainRequest"),
+        ("POST", "/worktrees/{repo}/{name}/refresh") => Some("NoContent"),
+        ("POST", "/sessions/{id}/events") => Some("ReportRequest"),
         _ => None,
     }
 }
@@ -125,6 +136,11 @@ fn query(path: &str) -> Vec<Value> {
     let names: &[&str] = match path {
         "/todos" => &["repo", "stage", "lane"],
         "/failures" => &["lane", "since"],
+        "/worktrees" => &["repo", "state", "q", "fields", "after", "limit", "wait_ms"],
+        "/worktrees/{repo}/{name}" => &["disk", "dry_run"],
+        "/sessions" => &["status", "lane", "repo", "q", "sort", "group", "after", "limit"],
+        "/sessions/{id}/events" => &["after", "limit"],
+        "/events" => &["types", "repo", "session", "last_event_id"],
         "/readyz" | "/healthz" => &["verbose"],
         _ => &[],
     };
@@ -159,6 +175,22 @@ fn good(route: &Route, status: u16) -> Value {
         ("/todos", _) => ("application/json", json!({ "type": "array", "items": schema("TodoView") })),
         ("/todos/{repo}/{slug}", _) => ("application/json", schema("TodoDetail")),
         ("/actors", _) => ("application/json", json!({ "type": "array", "items": schema("ActorView") })),
+        ("/worktrees", 200) => ("application/json", json!({ "type": "array", "items": schema("WorktreeRow") })),
+        ("/worktrees/{repo}/{name}", _) if route.method == "DELETE" => ("application/json", schema("Removal")),
+        ("/worktrees/{repo}/{name}", _) => ("application/json", schema("WorktreeDetail")),
+        ("/worktrees/{repo}/{name}/refresh", _) => ("application/json", schema("WorktreeRow")),
+        ("/sessions", 200) => (
+            "application/json",
+            json!({ "type": "array", "items": { "anyOf": [schema("SessionView"), schema("SessionGroupView")] } }),
+        ),
+        ("/sessions/{id}", _) => ("application/json", schema("SessionView")),
+        ("/sessions/{id}/events", _) if route.method == "POST" => {
+            ("application/json", json!({ "type": "object", "required": ["session", "accepted", "events"] }))
+        }
+        ("/sessions/{id}/events", _) => {
+            ("application/json", json!({ "type": "array", "items": schema("SessionEvent") }))
+        }
+        ("/events", _) => ("text/event-stream", json!({ "type": "string" })),
         ("/openapi.json", _) => ("application/json", json!({ "type": "object" })),
         _ => ("text/plain", json!({ "type": "string" })),
     };

@@ -24,6 +24,7 @@ use hyper_util::server::graceful::GracefulShutdown;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
+use tokio_io_timeout::TimeoutStream;
 use tower_service::Service as _;
 use warp::http::{HeaderName, HeaderValue, Method, Request, StatusCode, header};
 use warp::reply::Response;
@@ -66,6 +67,8 @@ impl Default for Limits {
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// Bytes of a request's target.
 const TARGET_BYTES_MAX: usize = 8 * 1024;
+/// A client that takes nothing of its answer for so long is cut off.
+const STALL_LIMIT: Duration = Duration::from_secs(30);
 /// How long accepting pauses when the system has no descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -93,16 +96,6 @@ struct Shared {
 
 impl Server {
     /// Binds both listeners; nothing is answered yet.
-    pub async fn bind(
-        listen: SocketAddr,
-        socket: Option<&Path>,
-        routes: Routes,
-        access: Access,
-    ) -> anyhow::Result<Self> {
-        Self::bind_with(listen, socket, routes, access, Limits::default()).await
-    }
-
-    /// The same with other limits.
     pub async fn bind_with(
         listen: SocketAddr,
         socket: Option<&Path>,
@@ -227,6 +220,9 @@ where
         let shared = shared.clone();
         async move { Ok::<Response, Infallible>(answer(&shared, peer, request).await) }
     });
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(STALL_LIMIT));
+    let stream = Box::pin(stream);
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(head).max_buf_size(HEAD_BYTES_MAX).half_close(false);
     let connection = graceful.watch(builder.serve_connection(TokioIo::new(stream), service));
@@ -249,7 +245,7 @@ async fn answer(shared: &Shared, peer: Peer, request: Request<Incoming>) -> Resp
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(HeaderName::from_static("cross-origin-resource-policy"), HeaderValue::from_static("same-origin"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    if let Some(route) = template(&path).filter(|route| !route.ends_with("/log")) {
+    if let Some(route) = template(&path).filter(|route| !route.ends_with("/log") && *route != "/events") {
         metric::request_finished(method_name(&method), route, response.status().as_u16(), begun.elapsed());
     }
     response

@@ -63,8 +63,14 @@ labels! {
         Ledger = "ledger",
         /// Who hands out todos.
         Dispatcher = "dispatcher",
+        /// Who tells listeners what is in the ledger.
+        Events = "events",
+        /// Who follows sessions and their logs.
+        Sessions = "sessions",
         /// One per repository.
         Repository = "repository",
+        /// One per repository: what its worktrees look like.
+        Inventory = "inventory",
         /// One per slug in use.
         Slug = "slug",
     }

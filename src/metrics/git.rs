@@ -26,7 +26,7 @@ const LOCK_WAIT: Metric = Metric {
 pub(super) const ALL: &[Metric] = &[OPERATIONS, LOCK_WAIT];
 
 /// The operations there are; any other is counted as `other`.
-const OPS: [&str; 12] = [
+const OPS: [&str; 13] = [
     "worktree_add",
     "branch_delete",
     "reset_index",
@@ -38,6 +38,7 @@ const OPS: [&str; 12] = [
     "merge_abort",
     "rebase_abort",
     "fetch",
+    "status",
     "other",
 ];
 

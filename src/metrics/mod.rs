@@ -6,8 +6,10 @@
 
 pub mod actors;
 pub mod claims;
+pub mod events;
 pub mod git;
 pub mod http;
+pub mod inventory;
 pub mod phases;
 pub mod process;
 pub mod store;
@@ -72,7 +74,19 @@ static HANDLE: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
 /// Every metric there is, in the order of the reference page.
 #[must_use]
 pub fn all() -> Vec<Metric> {
-    [&[BUILD_INFO][..], phases::ALL, claims::ALL, git::ALL, process::ALL, store::ALL, actors::ALL, http::ALL].concat()
+    [
+        &[BUILD_INFO][..],
+        phases::ALL,
+        claims::ALL,
+        git::ALL,
+        inventory::ALL,
+        events::ALL,
+        process::ALL,
+        store::ALL,
+        actors::ALL,
+        http::ALL,
+    ]
+    .concat()
 }
 
 /// Installs the recorder and makes every series, once per process; later calls do nothing.
@@ -92,9 +106,17 @@ pub fn install() {
         }
         all.iter().for_each(describe);
         metrics::gauge!(BUILD_INFO.name, "version" => env!("CARGO_PKG_VERSION"), "storage" => "sqlite").set(1.0);
-        for create in
-            [phases::create, claims::create, git::create, process::create, store::create, actors::create, http::create]
-        {
+        for create in [
+            phases::create,
+            claims::create,
+            git::create,
+            inventory::create,
+            events::create,
+            process::create,
+            store::create,
+            actors::create,
+            http::create,
+        ] {
             create();
         }
         let upkeep = handle.clone();

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::ids::{Lane, TodoKey};
+use super::ids::{Lane, RepoName, SessionId, Slug, TodoKey};
 use super::time::Timestamp;
 
 /// The kind of an event.
@@ -34,9 +34,43 @@ pub enum EventKind {
     /// A phase was carried out.
     #[serde(rename = "phase.finished")]
     PhaseFinished,
+    /// What is shown of a worktree changed.
+    #[serde(rename = "worktree.updated")]
+    WorktreeUpdated,
+    /// A worktree is gone.
+    #[serde(rename = "worktree.removed")]
+    WorktreeRemoved,
+    /// Something came to a session, or it shows another sign of life.
+    #[serde(rename = "session.updated")]
+    SessionUpdated,
 }
 
+/// Types of the contract that nothing in this version tells yet; whoever asks for them hears nothing of them.
+pub const RESERVED: [&str; 5] =
+    ["readiness.changed", "job.updated", "incident.updated", "actor.restarted", "hang.detected"];
+
 impl EventKind {
+    /// Every kind.
+    pub const ALL: [Self; 11] = [
+        Self::TodoUpdated,
+        Self::ClaimGranted,
+        Self::ClaimExpired,
+        Self::ClaimReleased,
+        Self::LanePaused,
+        Self::LaneResumed,
+        Self::OperationUpdated,
+        Self::PhaseFinished,
+        Self::WorktreeUpdated,
+        Self::WorktreeRemoved,
+        Self::SessionUpdated,
+    ];
+
+    /// Whether it only says what can be seen again at any time, so that old ones may be let go.
+    #[must_use]
+    pub const fn is_live(self) -> bool {
+        matches!(self, Self::WorktreeUpdated | Self::WorktreeRemoved | Self::SessionUpdated)
+    }
+
     /// The name used in the API and the ledger.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -49,6 +83,9 @@ impl EventKind {
             Self::LaneResumed => "lane.resumed",
             Self::OperationUpdated => "operation.updated",
             Self::PhaseFinished => "phase.finished",
+            Self::WorktreeUpdated => "worktree.updated",
+            Self::WorktreeRemoved => "worktree.removed",
+            Self::SessionUpdated => "session.updated",
         }
     }
 }
@@ -57,6 +94,22 @@ impl EventKind {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Subject {
+    /// A session.
+    Session {
+        /// Which.
+        session: SessionId,
+        /// The repository it works in, when that is known.
+        repo: Option<RepoName>,
+        /// The todo it works on, when that is known.
+        slug: Option<Slug>,
+    },
+    /// A worktree.
+    Worktree {
+        /// Of which repository.
+        repo: RepoName,
+        /// Its name.
+        name: String,
+    },
     /// A todo.
     Todo(TodoKey),
     /// A lane.
@@ -64,6 +117,72 @@ pub enum Subject {
         /// Its name.
         lane: Lane,
     },
+}
+
+impl Subject {
+    /// The repository it belongs to, when it belongs to one.
+    #[must_use]
+    pub fn repo(&self) -> Option<&RepoName> {
+        match self {
+            Self::Todo(todo) => Some(&todo.repo),
+            Self::Worktree { repo, .. } => Some(repo),
+            Self::Session { repo, .. } => repo.as_ref(),
+            Self::Lane { .. } => None,
+        }
+    }
+}
+
+/// Which events somebody wants to hear of.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EventFilter {
+    /// Of these kinds; of all when `None`.
+    pub kinds: Option<Vec<EventKind>>,
+    /// Of this repository, and those of no repository.
+    pub repo: Option<RepoName>,
+    /// Of this session alone.
+    pub session: Option<SessionId>,
+}
+
+impl EventFilter {
+    /// Reads a list of types: names such as `claim.granted`, or `claim.*` for all of a kind. The error names what is
+    /// none, and what there is.
+    pub fn parse_kinds(text: &str) -> Result<Vec<EventKind>, String> {
+        let mut kinds = Vec::new();
+        for wanted in text.split(',').map(str::trim).filter(|wanted| !wanted.is_empty()) {
+            let fits = |name: &str| match wanted.strip_suffix('*') {
+                Some(prefix) => prefix.ends_with('.') && name.starts_with(prefix),
+                None => name == wanted,
+            };
+            let before = kinds.len();
+            kinds.extend(EventKind::ALL.into_iter().filter(|kind| fits(kind.as_str())));
+            if kinds.len() == before && !RESERVED.iter().any(|name| fits(name)) {
+                let known: Vec<&str> = EventKind::ALL.iter().map(|kind| kind.as_str()).chain(RESERVED).collect();
+                return Err(format!(
+                    "{:?} is no type of event; there are {}",
+                    wanted.chars().take(64).collect::<String>(),
+                    known.join(", ")
+                ));
+            }
+        }
+        Ok(kinds)
+    }
+
+    /// Whether an event is wanted.
+    #[must_use]
+    pub fn wants(&self, kind: EventKind, subject: &Subject) -> bool {
+        self.wants_kind(kind)
+            && self.repo.as_ref().is_none_or(|wanted| subject.repo().is_none_or(|repo| repo == wanted))
+            && self
+                .session
+                .as_ref()
+                .is_none_or(|wanted| matches!(subject, Subject::Session { session, .. } if session == wanted))
+    }
+
+    /// Whether a kind is wanted at all.
+    #[must_use]
+    pub fn wants_kind(&self, kind: EventKind) -> bool {
+        self.kinds.as_ref().is_none_or(|kinds| kinds.contains(&kind))
+    }
 }
 
 /// One entry of the ledger.
@@ -80,4 +199,43 @@ pub struct Event {
     pub subject: Subject,
     /// What it says.
     pub data: Value,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_takes_names_and_families_and_says_what_there_is() {
+        assert_eq!(EventFilter::parse_kinds("lane.paused, claim.*").map(|kinds| kinds.len()), Ok(4));
+        assert_eq!(EventFilter::parse_kinds("hang.detected"), Ok(Vec::new()), "of the contract, told by nothing yet");
+        let error = EventFilter::parse_kinds("change").expect_err("is none");
+        assert!(error.contains("\"change\"") && error.contains("worktree.updated"), "{error}");
+        assert!(EventFilter::parse_kinds("*").is_err() && EventFilter::parse_kinds("cl*").is_err());
+    }
+
+    #[test]
+    fn a_filter_by_repository_lets_through_what_belongs_to_none() {
+        let repo = |name: &str| RepoName::parse(name).expect("name");
+        let filter = EventFilter { repo: Some(repo("a")), ..EventFilter::default() };
+        let of = |name: &str| Subject::Worktree { repo: repo(name), name: "w".to_owned() };
+        assert!(filter.wants(EventKind::WorktreeUpdated, &of("a")));
+        assert!(!filter.wants(EventKind::WorktreeUpdated, &of("b")));
+        let lane = Subject::Lane { lane: Lane::parse("l").expect("name") };
+        assert!(filter.wants(EventKind::LanePaused, &lane));
+    }
+
+    #[test]
+    fn subjects_survive_json() {
+        let repo = RepoName::parse("a").expect("name");
+        let session = SessionId::parse("a~s~1").expect("id");
+        for subject in [
+            Subject::Worktree { repo: repo.clone(), name: "w".to_owned() },
+            Subject::Session { session, repo: Some(repo.clone()), slug: None },
+            Subject::Todo(TodoKey { repo, slug: Slug::parse("s").expect("name") }),
+        ] {
+            let text = serde_json::to_string(&subject).expect("writes");
+            assert_eq!(serde_json::from_str::<Subject>(&text).expect("reads"), subject);
+        }
+    }
 }

@@ -134,6 +134,28 @@ name_type!(
     |text| !text.is_empty() && text.len() <= 128 && text.bytes().all(|b| b.is_ascii_graphic())
 );
 
+name_type!(
+    /// The id of a session: `repo~slug~token` of a claim's, `log~` and a digest of a log's.
+    SessionId, "session id", "1 to 160 of a-z 0-9 . _ - ~",
+    |text| !text.is_empty()
+        && text.len() <= 160
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-' | b'~'))
+);
+
+impl SessionId {
+    /// The session of a claim.
+    #[must_use]
+    pub fn of_claim(todo: &TodoKey, token: u64) -> Self {
+        Self(format!("{}~{}~{token}", todo.repo, todo.slug).into())
+    }
+
+    /// The session of a log, by a digest of where it is.
+    #[must_use]
+    pub fn of_log(digest: &str) -> Self {
+        Self(format!("log~{}", digest.to_ascii_lowercase()).into())
+    }
+}
+
 impl Worker {
     /// The worker a lane has when a caller does not say which process it is.
     #[must_use]

@@ -46,6 +46,10 @@ codes! {
     UnknownSlug = "unknown_slug", 404, false, "The repository has no such todo";
     /// No such operation, or it was pruned.
     UnknownOperation = "unknown_operation", 404, false, "There is no such operation";
+    /// The repository has no such worktree.
+    UnknownWorktree = "unknown_worktree", 404, false, "The repository has no such worktree";
+    /// No such session.
+    UnknownSession = "unknown_session", 404, false, "There is no such session";
     /// No todo can be handed out now; `reasons` says why, per todo.
     NoWork = "no_work", 404, true, "There is no work to hand out";
     /// The path exists, the method does not.
@@ -56,6 +60,8 @@ codes! {
     RequestTimeout = "request_timeout", 408, true, "The request did not arrive in time";
     /// Another worker holds the claim.
     AlreadyClaimed = "already_claimed", 409, true, "Another worker holds this todo";
+    /// A worktree is not removed, because something would be lost or somebody works in it; `reasons` says what.
+    WorktreeInUse = "worktree_in_use", 409, false, "The worktree cannot be removed";
     /// Todos this one comes after are not done.
     DependenciesUnmet = "dependencies_unmet", 409, true, "Todos this one depends on are not done";
     /// The lane is paused, or opening again with a few claims at a time; `resume` says how to open it.
@@ -108,6 +114,8 @@ codes! {
     RepositoryConfigInvalid = "repository_config_invalid", 422, false, "The repository's .slugline.toml is broken";
     /// The registered path cannot be served: not a repository, bare, empty, no base branch, unknown format.
     RepositoryUnusable = "repository_unusable", 422, false, "The registered repository cannot be used";
+    /// A worktree's files cannot be looked at or moved.
+    WorktreeUnreadable = "worktree_unreadable", 422, true, "The worktree cannot be read";
     /// Something that is not this slug's worktree stands at its place.
     WorktreeForeign = "worktree_foreign", 423, false, "Something else stands at the worktree's place";
     /// A queue is full.

@@ -11,6 +11,7 @@ use super::lane::{Gate, LaneState, PausedBy, STEPS};
 use super::operation::Operation;
 
 use super::roadmap::FileFault;
+use super::session::NewSessionEvent;
 use super::time::{Moment, Timestamp};
 use super::todo::{Blocked, Ending, Parked, Stage};
 use super::work_order::Product;
@@ -164,6 +165,14 @@ pub struct ClaimHolder {
     pub progress: Option<String>,
     /// What it waits for a person for, while it does.
     pub hold: Option<HoldView>,
+}
+
+/// What an agent reports to its session.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReportRequest {
+    /// What happened, in order, at most a hundred.
+    pub events: Vec<NewSessionEvent>,
 }
 
 /// A claim that waits for a person.

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::claim::Claim;
-use super::ids::{Lane, Oid, OperationId, RepoName, Slug, Worker};
+use super::ids::{Lane, Oid, OperationId, RepoName, SessionId, Slug, Worker};
 use super::phase::PhaseReport;
 use super::time::{Moment, Timestamp};
 use super::todo::{How, Stage};
@@ -92,6 +92,8 @@ pub struct WorktreeView {
 pub struct ClaimView {
     /// Fencing token; every later mutation names it.
     pub token: u64,
+    /// The session of this claim: `POST /sessions/{session}/events` takes in what happens.
+    pub session: SessionId,
     /// The holder.
     pub worker: Worker,
     /// `duplicate_claim_guard` when the caller held it already.
@@ -110,6 +112,7 @@ impl ClaimView {
     pub fn of(claim: &Claim, repeated: bool, now: &Moment, heartbeat_every_ms: i64) -> Self {
         Self {
             token: claim.token,
+            session: SessionId::of_claim(&claim.todo, claim.token),
             worker: claim.worker.clone(),
             guard: repeated.then(|| "duplicate_claim_guard".to_owned()),
             granted_at: claim.granted_at,

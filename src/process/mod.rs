@@ -7,10 +7,12 @@
 //!
 //! May know `model` and `metrics`. Reading order: `command` (what is asked and answered), `environment`, `runner` (the
 //! daemon's side), `protocol` (what goes between), `supervisor` and `ending` (the other side), `table` (the system's
-//! process table), `sweep` (what is done when a supervisor is lost), `tail` (output made safe to show).
+//! process table), `sweep` (what is done when a supervisor is lost), `tail` (output made safe to show), `capture` (a short
+//! command that only reads).
 //!
 //! Not reachable from here: what a command asks another service to start (systemd, cron, a container engine).
 
+mod capture;
 mod command;
 mod ending;
 mod environment;
@@ -21,6 +23,7 @@ mod sweep;
 mod table;
 mod tail;
 
+pub use capture::{CaptureError, CaptureSpec, Captured, capture};
 pub use command::{CommandSpec, Exit, ExitOutcome, OnStarted, ProcessError, WhenDaemonDies, shell};
 pub use environment::clean_env;
 pub use protocol::{HELPER_VERB, MARK_VARIABLE};

@@ -28,7 +28,7 @@ use rustix::fs::{FlockOperation, flock};
 use tokio::sync::Semaphore;
 
 pub use error::StoreError;
-pub use write::Write;
+pub use write::{REPLAY_MAX, Write};
 pub use writer::{Chain, StoreStats};
 
 use crate::model::ids::OperationId;

@@ -11,10 +11,11 @@ use crate::model::desk::Change;
 use crate::model::event::{Event, Subject};
 use crate::model::failure::{Failure, FailureView};
 use crate::model::filed::Filed;
-use crate::model::ids::{IdempotencyKey, Lane, OperationId, RepoName, Slug, TodoKey};
+use crate::model::ids::{IdempotencyKey, Lane, OperationId, RepoName, SessionId, Slug, TodoKey};
 use crate::model::kept::Kept;
 use crate::model::operation::Operation;
 use crate::model::record::{SlugRecord, Verdict, VerdictKey};
+use crate::model::session::{Activity, ClaimSession, LastEvent, NewSessionEvent, SessionEvent};
 use crate::model::time::{Awake, Timestamp};
 use crate::model::todo::{Parked, TodoState};
 
@@ -141,7 +142,7 @@ impl Store {
         let (todo, limit) = (todo.clone(), i64::try_from(limit).unwrap_or(i64::MAX));
         self.readers
             .with(move |db| {
-                let sql = "SELECT seq, at, kind, repo, slug, data, lane FROM events WHERE repo = ?1 AND slug = ?2 ORDER BY seq DESC LIMIT ?3";
+                let sql = "SELECT seq, at, kind, repo, slug, data, lane, subject FROM events WHERE repo = ?1 AND slug = ?2 AND subject = '' ORDER BY seq DESC LIMIT ?3";
                 events(db, sql, params![todo.repo.as_str(), todo.slug.as_str(), limit])
             })
             .await
@@ -154,12 +155,99 @@ impl Store {
         self.readers.with(move |db| records(db, sql, params![todo.repo.as_str(), todo.slug.as_str(), limit])).await
     }
 
+    /// The last entry.
+    pub async fn last_seq(&self) -> Result<u64, StoreError> {
+        self.readers
+            .with(|db| {
+                let seq: i64 = db.query_row("SELECT coalesce(max(seq), 0) FROM events", [], |row| row.get(0))?;
+                Ok(u64::try_from(seq).unwrap_or(0))
+            })
+            .await
+    }
+
     /// Events after a sequence number, oldest first.
     pub async fn events(&self, after: u64, limit: usize) -> Result<Vec<Event>, StoreError> {
         let (after, limit) = (i64::try_from(after).unwrap_or(i64::MAX), i64::try_from(limit).unwrap_or(i64::MAX));
-        let sql = "SELECT seq, at, kind, repo, slug, data, lane FROM events WHERE seq > ?1 ORDER BY seq LIMIT ?2";
+        let sql =
+            "SELECT seq, at, kind, repo, slug, data, lane, subject FROM events WHERE seq > ?1 ORDER BY seq LIMIT ?2";
         self.readers.with(move |db| events(db, sql, params![after, limit])).await
     }
+}
+
+impl Store {
+    /// The newest sessions with what their events add up to, oldest first.
+    pub async fn sessions(&self, limit: usize) -> Result<Vec<(ClaimSession, Activity)>, StoreError> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        self.readers
+            .with(move |db| {
+                let newest = "SELECT record FROM (SELECT n, record FROM sessions ORDER BY n DESC LIMIT ?1) ORDER BY n";
+                let sessions: Vec<ClaimSession> = records(db, newest, [limit])?;
+                sessions
+                    .into_iter()
+                    .map(|session| activity(db, &session.id()).map(|activity| (session, activity)))
+                    .collect()
+            })
+            .await
+    }
+
+    /// One session. Those not among the newest are read when somebody asks for them.
+    pub async fn session(&self, id: &SessionId) -> Result<Option<(ClaimSession, Activity)>, StoreError> {
+        let id = id.clone();
+        self.readers
+            .with(move |db| {
+                let found: Option<ClaimSession> =
+                    record(db, "SELECT record FROM sessions WHERE id = ?1", [id.as_str()])?;
+                found.map(|session| activity(db, &id).map(|activity| (session, activity))).transpose()
+            })
+            .await
+    }
+
+    /// Events of a session after a place in it, oldest first.
+    pub async fn session_events(
+        &self,
+        id: &SessionId,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<SessionEvent>, StoreError> {
+        let (id, after) = (id.clone(), i64::try_from(after).unwrap_or(i64::MAX));
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        self.readers
+            .with(move |db| {
+                let mut statement = db.prepare_cached(
+                    "SELECT n, at, record FROM session_events WHERE session = ?1 AND n > ?2 ORDER BY n LIMIT ?3",
+                )?;
+                let rows = statement.query_map(params![id.as_str(), after, limit], |row| {
+                    Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, String>(2)?))
+                })?;
+                rows.map(|row| {
+                    let (n, at, text) = row?;
+                    let NewSessionEvent { kind, text, data } = serde_json::from_str(&text)?;
+                    let (n, at) = (u64::try_from(n).unwrap_or(0), Some(Timestamp::from_ms(at)));
+                    Ok(SessionEvent { n, at, kind, text, data, corrupt: false })
+                })
+                .collect()
+            })
+            .await
+    }
+}
+
+/// What the events of a session add up to.
+fn activity(db: &Connection, id: &SessionId) -> Result<Activity, StoreError> {
+    let events: i64 = db
+        .prepare_cached("SELECT count(*) FROM session_events WHERE session = ?1")?
+        .query_row([id.as_str()], |row| row.get(0))?;
+    let last: Option<(i64, String)> = db
+        .prepare_cached("SELECT at, record FROM session_events WHERE session = ?1 ORDER BY n DESC LIMIT 1")?
+        .query_row([id.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    let last = match last {
+        Some((at, text)) => {
+            let event: NewSessionEvent = serde_json::from_str(&text)?;
+            Some(LastEvent::of(Timestamp::from_ms(at), &event.kind, event.text.as_deref()))
+        }
+        None => None,
+    };
+    Ok(Activity { events: u64::try_from(events).unwrap_or(0), corrupt: 0, last })
 }
 
 /// Failures the breakers' counts are made from again at a start.
@@ -268,7 +356,17 @@ fn event(row: &Row<'_>) -> Result<Event, StoreError> {
 }
 
 fn subject(row: &Row<'_>) -> Result<Subject, StoreError> {
-    let lane: String = row.get(6)?;
+    let (kind, lane, about): (String, String, String) = (row.get(2)?, row.get(6)?, row.get(7)?);
+    let fault = |error: crate::model::ids::NameError| StoreError::Corrupt(error.to_string());
+    if !about.is_empty() {
+        let (repo, slug): (String, String) = (row.get(3)?, row.get(4)?);
+        if kind.starts_with("worktree.") {
+            return Ok(Subject::Worktree { repo: RepoName::parse(&repo).map_err(fault)?, name: about });
+        }
+        let repo = if repo.is_empty() { None } else { Some(RepoName::parse(&repo).map_err(fault)?) };
+        let slug = if slug.is_empty() { None } else { Some(Slug::parse(&slug).map_err(fault)?) };
+        return Ok(Subject::Session { session: SessionId::parse(&about).map_err(fault)?, repo, slug });
+    }
     if lane.is_empty() {
         return Ok(Subject::Todo(key(&row.get::<_, String>(3)?, &row.get::<_, String>(4)?)?));
     }

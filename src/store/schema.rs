@@ -14,7 +14,7 @@ const APPLICATION_ID: i32 = 0x534c_5547;
 pub const BUSY_LIMIT: Duration = Duration::from_secs(5);
 
 /// One step per released version; a step is never changed, only followed by another.
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     "
     CREATE TABLE events (
         seq INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -123,6 +123,34 @@ const MIGRATIONS: [&str; 2] = [
     CREATE TABLE kept (key TEXT PRIMARY KEY, at INTEGER NOT NULL, record TEXT NOT NULL) STRICT;
     CREATE INDEX kept_by_age ON kept (at);
     CREATE TABLE clock (id INTEGER PRIMARY KEY CHECK (id = 1), awake INTEGER NOT NULL) STRICT;
+",
+    // What an event is about when that is neither a todo nor a lane; every claim there ever was gets its session.
+    "
+    ALTER TABLE events ADD COLUMN subject TEXT NOT NULL DEFAULT '';
+    CREATE INDEX events_live ON events (seq) WHERE subject <> '';
+    CREATE TABLE sessions (
+        n INTEGER PRIMARY KEY,
+        id TEXT NOT NULL UNIQUE,
+        ended INTEGER,
+        record TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE session_events (
+        n INTEGER PRIMARY KEY AUTOINCREMENT,
+        session TEXT NOT NULL,
+        at INTEGER NOT NULL,
+        record TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX session_events_of ON session_events (session, n);
+    INSERT INTO sessions (id, ended, record)
+        SELECT repo || '~' || slug || '~' || token, NULL, json_object(
+            'todo', json_object('repo', repo, 'slug', slug),
+            'token', token,
+            'lane', json_extract(record, '$.claim.lane'),
+            'worker', json_extract(record, '$.claim.worker'),
+            'started_at', json_extract(record, '$.claim.granted_at'),
+            'ended_at', NULL,
+            'how', NULL)
+        FROM todos WHERE json_extract(record, '$.claim') IS NOT NULL;
 ",
 ];
 

@@ -8,13 +8,15 @@ use super::error::StoreError;
 use crate::model::desk::Change;
 use crate::model::event::EventKind;
 use crate::model::failure::Failure;
-use crate::model::ids::{IdempotencyKey, Lane, OperationId, TodoKey};
+use crate::model::ids::{IdempotencyKey, Lane, OperationId, RepoName, SessionId, TodoKey};
 use crate::model::kept::{KEPT_FOR_MS, Kept};
 use crate::model::operation::{Operation, OperationState};
 use crate::model::phase::PhaseReport;
 use crate::model::problem::{Problem, ProblemCode};
 use crate::model::record::{ConflictMark, PrepareMark, SyncMark, TodoMark, Verdict, WorktreeMark};
+use crate::model::session::{ClaimSession, NewSessionEvent};
 use crate::model::time::Timestamp;
+use crate::model::todo::TodoState;
 
 /// Verdicts kept; older ones are let go, and their trees are judged again if they ever come back.
 const VERDICTS_MAX: i64 = 10_000;
@@ -24,6 +26,19 @@ const PARKED_MAX: i64 = 1_000;
 
 /// Failures kept; older ones are let go.
 const FAILURES_MAX: i64 = 100_000;
+
+/// How far back in the ledger somebody who missed events can be told them, in entries. Live events beyond it are let
+/// go.
+pub const REPLAY_MAX: u64 = 50_000;
+/// Every so many entries the live ones that nobody can ask for any more are let go.
+const LIVE_SWEEP_EVERY: i64 = 1_024;
+
+/// Sessions kept; older ones that are over are let go with their events.
+const SESSIONS_MAX: i64 = 50_000;
+/// Every so many sessions the oldest are let go.
+const SESSION_SWEEP_EVERY: i64 = 256;
+/// Events kept per session; older ones are let go.
+const SESSION_EVENTS_MAX: i64 = 100_000;
 
 /// One entry of the ledger.
 #[derive(Debug, Clone)]
@@ -104,6 +119,41 @@ pub enum Write {
     },
     /// A gate judged.
     VerdictRecorded(Verdict),
+    /// What is shown of a worktree changed.
+    WorktreeSeen {
+        /// Of which repository.
+        repo: RepoName,
+        /// Which one.
+        name: String,
+        /// What changed; `None` when it is gone.
+        delta: Option<Value>,
+        /// When.
+        at: Timestamp,
+    },
+    /// Events came to a claim's session.
+    SessionReported {
+        /// Which.
+        session: SessionId,
+        /// Its todo.
+        todo: TodoKey,
+        /// What happened, in order.
+        events: Vec<NewSessionEvent>,
+        /// What the session adds up to now.
+        delta: Value,
+        /// When they came.
+        at: Timestamp,
+    },
+    /// A session shows another sign of life, without an event of its own in the ledger.
+    SessionSeen {
+        /// Which.
+        session: SessionId,
+        /// Its todo, when that is known.
+        todo: Option<TodoKey>,
+        /// What changed.
+        delta: Value,
+        /// When.
+        at: Timestamp,
+    },
 }
 
 /// The write that closes an operation whose daemon died.
@@ -134,7 +184,114 @@ pub fn apply(db: &Connection, write: &Write) -> Result<(), StoreError> {
         Write::ConflictMarked { todo, mark, at } => marked(db, todo, "conflict", mark.as_ref(), *at),
         Write::SyncMarked { todo, mark, at } => marked(db, todo, "sync", mark.as_ref(), *at),
         Write::VerdictRecorded(verdict) => verdict_recorded(db, verdict),
+        Write::WorktreeSeen { repo, name, delta, at } => {
+            let kind = if delta.is_some() { EventKind::WorktreeUpdated } else { EventKind::WorktreeRemoved };
+            let data = delta.clone().unwrap_or_else(|| json!({}));
+            append_live(db, *at, kind, (repo.as_str(), "", name), &data)
+        }
+        Write::SessionReported { session, todo, events, delta, at } => {
+            session_reported(db, session, events, *at)?;
+            let about = (todo.repo.as_str(), todo.slug.as_str(), session.as_str());
+            append_live(db, *at, EventKind::SessionUpdated, about, delta)
+        }
+        Write::SessionSeen { session, todo, delta, at } => {
+            let (repo, slug) = todo.as_ref().map_or(("", ""), |todo| (todo.repo.as_str(), todo.slug.as_str()));
+            append_live(db, *at, EventKind::SessionUpdated, (repo, slug, session.as_str()), delta)
+        }
     }
+}
+
+/// An event that says what can be seen again at any time; old ones are let go.
+fn append_live(
+    db: &Connection,
+    at: Timestamp,
+    kind: EventKind,
+    (repo, slug, subject): (&str, &str, &str),
+    data: &Value,
+) -> Result<(), StoreError> {
+    db.prepare_cached("INSERT INTO events (at, kind, repo, slug, data, subject) VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?
+        .execute(params![at.as_ms(), kind.as_str(), repo, slug, data.to_string(), subject])?;
+    let seq = db.last_insert_rowid();
+    let kept = i64::try_from(REPLAY_MAX).unwrap_or(i64::MAX);
+    if seq % LIVE_SWEEP_EVERY == 0 {
+        db.prepare_cached("DELETE FROM events WHERE subject <> '' AND seq <= ?1")?.execute([seq - kept])?;
+    }
+    Ok(())
+}
+
+fn session_reported(
+    db: &Connection,
+    session: &SessionId,
+    events: &[NewSessionEvent],
+    at: Timestamp,
+) -> Result<(), StoreError> {
+    for event in events {
+        db.prepare_cached("INSERT INTO session_events (session, at, record) VALUES (?1, ?2, ?3)")?.execute(params![
+            session.as_str(),
+            at.as_ms(),
+            serde_json::to_string(event)?
+        ])?;
+    }
+    db.prepare_cached(
+        "DELETE FROM session_events WHERE session = ?1 AND n <= (
+             SELECT n FROM session_events WHERE session = ?1 ORDER BY n DESC LIMIT 1 OFFSET ?2)",
+    )?
+    .execute(params![session.as_str(), SESSION_EVENTS_MAX])?;
+    Ok(())
+}
+
+/// Every claim has its session: it begins with the grant and ends with the claim.
+fn session_follows(
+    db: &Connection,
+    todo: &TodoKey,
+    state: &TodoState,
+    kind: EventKind,
+    data: &Value,
+    at: Timestamp,
+) -> Result<(), StoreError> {
+    match (kind, &state.claim) {
+        (EventKind::ClaimGranted, Some(claim)) => {
+            let session = ClaimSession {
+                todo: todo.clone(),
+                token: claim.token,
+                lane: claim.lane.clone(),
+                worker: claim.worker.clone(),
+                started_at: claim.granted_at,
+                ended_at: None,
+                how: None,
+            };
+            db.prepare_cached("INSERT OR REPLACE INTO sessions (id, ended, record) VALUES (?1, NULL, ?2)")?
+                .execute(params![session.id().as_str(), serde_json::to_string(&session)?])?;
+            let n = db.last_insert_rowid();
+            if n % SESSION_SWEEP_EVERY == 0 {
+                sessions_swept(db, n - SESSIONS_MAX)?;
+            }
+        }
+        (EventKind::ClaimExpired | EventKind::ClaimReleased, _) => {
+            let token = data.get("token").and_then(Value::as_u64).unwrap_or(0);
+            let how = state.ending(token).map(|ending| json!(ending.how)).unwrap_or_else(|| json!("released"));
+            db.prepare_cached(
+                "UPDATE sessions SET ended = ?2, record = json_set(record, '$.ended_at', ?3, '$.how', ?4) WHERE id = ?1",
+            )?
+            .execute(params![
+                SessionId::of_claim(todo, token).as_str(),
+                at.as_ms(),
+                at.to_string(),
+                how.as_str().unwrap_or("released")
+            ])?;
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+fn sessions_swept(db: &Connection, up_to: i64) -> Result<(), StoreError> {
+    db.prepare_cached(
+        "DELETE FROM session_events WHERE session IN (SELECT id FROM sessions WHERE n <= ?1 AND ended IS NOT NULL)",
+    )?
+    .execute([up_to])?;
+    db.prepare_cached("DELETE FROM sessions WHERE n <= ?1 AND ended IS NOT NULL")?.execute([up_to])?;
+    Ok(())
 }
 
 fn append(db: &Connection, at: Timestamp, kind: EventKind, todo: &TodoKey, data: &Value) -> Result<(), StoreError> {
@@ -193,7 +350,10 @@ fn decided(db: &Connection, change: &Change, at: Timestamp) -> Result<(), StoreE
             if changed == 0 {
                 return Err(StoreError::Conflict(format!("token {token} of {todo} is behind one that was given")));
             }
-            events.iter().try_for_each(|(kind, data)| append(db, at, *kind, todo, data))
+            events.iter().try_for_each(|(kind, data)| {
+                session_follows(db, todo, state, *kind, data, at)?;
+                append(db, at, *kind, todo, data)
+            })
         }
         Change::Lane { state, event } => {
             db.prepare_cached("INSERT OR REPLACE INTO lanes (lane, record) VALUES (?1, ?2)")?

@@ -3,6 +3,8 @@
 mod bad_input;
 mod claims;
 mod crash;
+mod ear;
+mod events;
 mod flight;
 mod gates;
 mod harness;
@@ -10,10 +12,11 @@ mod hostile;
 mod http;
 mod keys;
 mod lanes;
-
 mod operations;
 mod prepare;
+mod sessions;
 mod stress;
 mod supervision;
 mod sync;
 mod worktree;
+mod worktrees;
