@@ -1,7 +1,8 @@
 //! The inventory against git itself: random operations in many worktrees of one repository, and after each of them
 //! everything the inventory says is compared, field by field, with what git's own commands say.
 //!
-//! `TEST_SEED` chooses the operations, `TEST_STEPS` how many there are.
+//! `TEST_SEED` chooses the operations, `TEST_STEPS` how many there are; `TEST_REPO` is a repository to begin with a clone
+//! of, and `TEST_WORKTREES` how many worktrees there are at first.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -64,8 +65,16 @@ impl World {
     fn new(seed: u64) -> Self {
         let root = tempfile::tempdir().expect("temp dir");
         let main = root.path().join("main");
-        fs::create_dir(&main).expect("makes");
-        git(&main, &["init", "-q", "-b", "trunk"]);
+        match std::env::var("TEST_REPO") {
+            Ok(source) => {
+                git(root.path(), &["clone", "-q", "--no-hardlinks", &source, "main"]);
+                git(&main, &["checkout", "-q", "-B", "trunk"]);
+            }
+            Err(_) => {
+                fs::create_dir(&main).expect("makes");
+                git(&main, &["init", "-q", "-b", "trunk"]);
+            }
+        }
         for dir in 0..12 {
             for file in 0..12 {
                 let at = main.join(format!("dir-{dir}/sub {}", dir % 3));
@@ -94,7 +103,7 @@ impl World {
             asked: 0,
             log: Vec::new(),
         };
-        for _ in 0..6 {
+        for _ in 0..number("TEST_WORKTREES", 6) {
             world.add_worktree();
         }
         world
@@ -113,7 +122,9 @@ impl World {
             git(&path, &["branch", "-q", "--set-upstream-to=up"]);
         }
         fs::create_dir_all(path.join("node_modules/deep/er")).expect("makes");
-        fs::write(path.join("node_modules/deep/er/x.js"), "x").expect("writes");
+        let files = if self.made.is_multiple_of(10) { 5_000 } else { 1 };
+        (0..files)
+            .for_each(|file| fs::write(path.join(format!("node_modules/deep/er/{file}.js")), "x").expect("writes"));
     }
 
     /// Worktrees with a directory.
@@ -441,12 +452,13 @@ fn every_field_is_what_git_says_after_every_one_of_a_thousand_random_operations(
     let (seed, steps) = (number("TEST_SEED", 0x5eed_5109), number("TEST_STEPS", 1_000));
     println!("TEST_SEED={seed} TEST_STEPS={steps}");
     let mut world = World::new(seed);
+    let all_every = number("TEST_WORKTREES", 6).max(10) * 5;
     for step in 0..steps {
         let at = world.step();
         if let Some(found) = world.standing().into_iter().find(|found| found.path == at) {
             world.compare(&found);
         }
-        if step % 50 == 49 {
+        if step % all_every == all_every - 1 {
             world.compare_list();
             for found in world.standing() {
                 world.compare(&found);

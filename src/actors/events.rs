@@ -196,7 +196,7 @@ impl Listener {
                         return Some(chunk);
                     }
                 }
-                Standing::Live => match self.from_ring() {
+                Standing::Live => match self.unheard() {
                     Err(()) => {
                         self.why = Disconnect::Slow;
                         return None;
@@ -249,7 +249,6 @@ impl Listener {
     }
 
     /// A page from the ledger. The inner `None` says there is nothing to send of it.
-    #[expect(clippy::option_option, reason = "gone, or nothing, or something")]
     async fn replay(&mut self) -> Option<Option<Bytes>> {
         if self.at >= self.hub.ring.read().unwrap_or_else(PoisonError::into_inner).after {
             self.standing = Standing::Live;
@@ -273,7 +272,7 @@ impl Listener {
     }
 
     /// What of the ring the listener has not heard. The error says that it fell out of it.
-    fn from_ring(&mut self) -> Result<Option<Bytes>, ()> {
+    fn unheard(&mut self) -> Result<Option<Bytes>, ()> {
         let ring = self.hub.ring.read().unwrap_or_else(PoisonError::into_inner);
         if self.at < ring.after {
             return Err(());

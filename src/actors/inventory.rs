@@ -9,7 +9,7 @@
 //! Supervised by its repository actor; what is shown is outside of it ([`Shown`]). Nothing of sessions comes here.
 //! In: `Want`, `Noticed`, `Due`, `Surveyed`, `Looked`, `Refresh`, `Tick`, `Describe`.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -30,7 +30,7 @@ use crate::git::{Found, MAIN, ScanMemory};
 use crate::metrics::actors::ActorKind;
 use crate::metrics::inventory::{self as metric, RowLabel};
 use crate::model::event::EventKind;
-use crate::model::ids::{RepoName, Slug, TodoKey};
+use crate::model::ids::{RepoName, TodoKey};
 use crate::model::problem::{Problem, ProblemCode};
 use crate::model::time::Timestamp;
 use crate::model::worktree::{
@@ -89,8 +89,17 @@ impl Rows {
     }
 
     fn put(&self, shown: Shown) {
-        self.shown.store(Arc::new(shown));
-        self.version.fetch_add(1, Ordering::AcqRel);
+        let before = self.shown.swap(Arc::new(shown));
+        let now = self.shown.load();
+        let same = |before: &Arc<WorktreeRow>, now: &Arc<WorktreeRow>| {
+            // That nothing had changed when it was looked at again is no change.
+            Arc::ptr_eq(before, now) || WorktreeRow { looked_at: now.looked_at, ..(**before).clone() } == **now
+        };
+        let same_rows = before.rows.len() == now.rows.len()
+            && before.rows.iter().zip(&now.rows).all(|(before, now)| same(before, now));
+        if !same_rows || before.error != now.error {
+            self.version.fetch_add(1, Ordering::AcqRel);
+        }
     }
 }
 
@@ -107,6 +116,10 @@ pub enum InventoryMsg {
     Noticed,
     /// What was put off is due.
     Due,
+    /// Nothing of the repository is watched any more.
+    Released,
+    /// What became of rows is on disk, or could not be written.
+    Written,
     /// A survey is over.
     Surveyed {
         /// What it read.
@@ -158,6 +171,8 @@ pub struct InventoryArgs {
 /// One worktree.
 struct Row {
     found: Found,
+    /// The todo it was made for.
+    todo: Option<TodoKey>,
     commits: Commits,
     /// What was last found in its files, and when.
     changes: Option<(Changes, Timestamp)>,
@@ -173,6 +188,8 @@ struct Row {
     looking: Option<Arc<AtomicBool>>,
     /// A sign of change came while it was looked at.
     changed_meanwhile: bool,
+    /// It is to be looked at once more, to make sure.
+    confirm: bool,
     /// The disk does not answer: no further look until it does.
     stuck: bool,
     looked: Option<Instant>,
@@ -198,11 +215,21 @@ pub struct InventoryState {
     survey_rests_until: Option<Instant>,
     error: Option<String>,
     surveyed: bool,
+    surveyed_since_wanted: bool,
+    releasing: bool,
     waiting_survey: Vec<Reply<()>>,
     waiting_looks: Vec<Reply<()>>,
     base_ref: String,
     due_at: Option<Instant>,
     purged: Option<Instant>,
+    /// Worktrees that are due for a look, the first at the end; made anew when `requeue` says so.
+    queue: Vec<(Urgency, String)>,
+    requeue: bool,
+    /// What is to be noted when the write that is on is over.
+    outbox: Vec<Write>,
+    writing: bool,
+    /// What is shown of each row.
+    shown: BTreeMap<String, Arc<WorktreeRow>>,
     labels: [usize; RowLabel::ALL.len()],
     /// Surveys and looks so far.
     surveys: u64,
@@ -261,11 +288,18 @@ impl Actor for InventoryActor {
             survey_rests_until: None,
             error: None,
             surveyed: false,
+            surveyed_since_wanted: false,
+            releasing: false,
             waiting_survey: Vec::new(),
             waiting_looks: Vec::new(),
             base_ref: String::new(),
             due_at: None,
             purged: None,
+            queue: Vec::new(),
+            requeue: false,
+            outbox: Vec::new(),
+            writing: false,
+            shown: BTreeMap::new(),
             labels: [0; RowLabel::ALL.len()],
             surveys: 0,
             looks: 0,
@@ -285,8 +319,19 @@ impl Actor for InventoryActor {
             InventoryMsg::Want { looked, reply } => state.on_want(looked, reply),
             InventoryMsg::Noticed => state.on_noticed(),
             InventoryMsg::Due => state.due_at = None,
+            InventoryMsg::Released => state.releasing = false,
+            InventoryMsg::Written => {
+                state.writing = false;
+                state.write(Vec::new());
+                return Ok(());
+            }
             InventoryMsg::Surveyed { result, took } => state.on_surveyed(result, took),
-            InventoryMsg::Looked { name, result, memory, took } => state.on_looked(&name, result, memory, took),
+            InventoryMsg::Looked { name, result, memory, took } => {
+                // Of the others nothing has changed, so their order has not.
+                state.on_looked(&name, result, memory, took);
+                state.go_on();
+                return Ok(());
+            }
             InventoryMsg::Unstuck { name } => {
                 if let Some(row) = state.rows.get_mut(&name) {
                     row.stuck = false;
@@ -299,6 +344,7 @@ impl Actor for InventoryActor {
                 return Ok(());
             }
         }
+        state.requeue = true;
         state.go_on();
         Ok(())
     }
@@ -350,6 +396,11 @@ impl InventoryState {
         self.wanted_until = Some(Instant::now() + WANTED_FOR);
         self.become_wanted();
         match self.rows.get_mut(name) {
+            Some(row) if row.stuck => {
+                let detail = format!("worktree {name}: its disk does not answer; a look at it has not come back yet");
+                let _ = reply.send(Err(Problem::new(ProblemCode::WorktreeUnreadable, detail)));
+            }
+            Some(row) if !row.can_be_looked_at() => drop(reply.send(Ok(()))),
             Some(row) => {
                 row.asked.push(reply);
                 row.not_before = None;
@@ -372,16 +423,24 @@ impl InventoryState {
     /// Nobody does any more: watches go, looks that are on are given up, what is known stays as it was.
     fn become_unwanted(&mut self) {
         self.wanted = false;
+        self.surveyed_since_wanted = false;
         self.survey_next = None;
         for row in self.rows.values_mut() {
             row.fresh = false;
             row.watch = WatchMode::Idle;
+            *row.memory = ScanMemory::default();
             if let Some(stop) = &row.looking {
                 stop.store(true, Ordering::Release);
             }
         }
-        let (context, repo) = (self.args.context.clone(), self.repo().clone());
-        drop(tokio::task::spawn_blocking(move || context.watching.release_repo(&repo)));
+        // Nothing is watched anew until this is over.
+        self.releasing = true;
+        let args = self.args.clone();
+        tokio::spawn(async move {
+            let (context, repo) = (args.context.clone(), args.repo.name().clone());
+            let _ = tokio::task::spawn_blocking(move || context.watching.release_repo(&repo)).await;
+            args.tell(InventoryMsg::Released);
+        });
         self.publish();
     }
 
@@ -507,7 +566,7 @@ impl InventoryState {
 
     fn start_survey(&mut self) {
         let now = Instant::now();
-        if self.surveying || self.survey_next.is_none() {
+        if self.surveying || self.releasing || self.survey_next.is_none() {
             return;
         }
         // Gathering begins with the first sign and is not drawn out by further ones.
@@ -521,11 +580,15 @@ impl InventoryState {
         let Some(names) = self.survey_next.take() else { return };
         self.surveying = true;
         self.surveys += 1;
+        // The first one answers whoever waits; what it read is watched from the second on.
+        let watch = self.wanted && self.surveyed_since_wanted;
+        let known: Vec<String> = self.rows.keys().cloned().collect();
         let args = self.args.clone();
         tokio::spawn(async move {
             let begun = Instant::now();
             let of = args.clone();
-            let surveyed = tokio::task::spawn_blocking(move || survey::survey(&of.context, &of.repo, names));
+            let surveyed =
+                tokio::task::spawn_blocking(move || survey::survey(&of.context, &of.repo, names, &known, watch));
             let result = surveyed.await.unwrap_or_else(|error| {
                 Err(Problem::new(ProblemCode::Internal, format!("reading the worktrees failed: {error}")))
             });
@@ -541,8 +604,9 @@ impl InventoryState {
             Ok(survey) => {
                 self.error = None;
                 self.surveyed = true;
-                if survey.watched_anew && self.wanted {
-                    // Between reading and watching something may have changed.
+                let first = !std::mem::replace(&mut self.surveyed_since_wanted, true);
+                if self.wanted && (first || survey.watched_anew) {
+                    // What was not watched when it was read may have changed since.
                     self.survey_next = Some(None);
                 }
                 self.base_ref.clone_from(&survey.base_ref);
@@ -569,10 +633,13 @@ impl InventoryState {
             gone.remove(&found.name);
             match self.rows.get_mut(&found.name) {
                 Some(row) => row.take_in(found, commits),
-                None => drop(self.rows.insert(found.name.clone(), Row::new(found, commits))),
+                None => {
+                    let todo = self.args.repo.todo_at(&found.path);
+                    self.rows.insert(found.name.clone(), Row::new(found, todo, commits));
+                }
             }
         }
-        let (context, repo) = (self.args.context.clone(), self.repo().clone());
+        let repo = self.repo().clone();
         let mut writes = Vec::new();
         for name in gone {
             let Some(row) = self.rows.remove(&name) else { continue };
@@ -580,12 +647,6 @@ impl InventoryState {
                 stop.store(true, Ordering::Release);
             }
             row.asked.into_iter().for_each(|reply| drop(reply.send(Err(unknown(&repo, &name)))));
-            let (context, repo) = (context.clone(), repo.clone());
-            let of = name.clone();
-            drop(tokio::task::spawn_blocking(move || {
-                context.watching.release(&Watched::Tree(repo.clone(), of.clone()));
-                context.watching.release(&Watched::Admin(repo, of));
-            }));
             if row.told.is_some() {
                 let at = self.args.context.clock.now();
                 writes.push(Write::WorktreeSeen { repo: self.repo().clone(), name, delta: None, at });
@@ -597,41 +658,51 @@ impl InventoryState {
     // Looks.
 
     fn start_looks(&mut self) {
-        if !self.wanted && self.rows.values().all(|row| row.asked.is_empty()) {
+        if self.releasing || !self.wanted && self.rows.values().all(|row| row.asked.is_empty()) {
             return;
         }
-        let now = Instant::now();
         let mut on = self.rows.values().filter(|row| row.looking.is_some()).count();
-        let mut due: Vec<(Urgency, Option<Instant>, String)> = Vec::new();
+        if std::mem::take(&mut self.requeue) {
+            self.line_up();
+        }
+        while let Some((urgency, name)) = self.queue.last().cloned() {
+            // Somebody who waits for exactly this one does not wait for the others.
+            if on >= LOOKS_MAX && urgency > Urgency::Asked {
+                return;
+            }
+            self.queue.pop();
+            if self.rows.get(&name).is_some_and(|row| matches!(row.due(Instant::now()), Due::Now)) {
+                self.start_look(&name, urgency);
+                on += 1;
+            }
+        }
+    }
+
+    /// Puts what is due in order, the first at the end, and sees to it that what will be due is not forgotten.
+    fn line_up(&mut self) {
+        let now = Instant::now();
+        let mut due: Vec<(Urgency, bool, Option<Instant>, &String)> = Vec::new();
         let mut next: Option<Instant> = None;
         for (name, row) in &self.rows {
             match row.due(now) {
-                Due::Now => due.push((self.urgency(row), row.looked, name.clone())),
+                // What is known to be old goes before what is only made sure of.
+                Due::Now => due.push((self.urgency(row), row.fresh, row.looked, name)),
                 Due::At(at) => next = Some(next.map_or(at, |next| next.min(at))),
                 Due::No => {}
             }
         }
-        due.sort();
-        for (urgency, _, name) in due {
-            if on >= LOOKS_MAX && urgency > Urgency::Asked {
-                break;
-            }
-            self.start_look(&name, urgency);
-            on += 1;
-        }
+        due.sort_unstable_by(|a, b| b.cmp(a));
+        self.queue = due.into_iter().map(|(urgency, _, _, name)| (urgency, name.clone())).collect();
         if let Some(at) = next {
             self.wake_at(at);
         }
     }
 
     fn urgency(&self, row: &Row) -> Urgency {
-        let claimed = self.slug_of(&row.found).is_some_and(|slug| {
-            let todo = TodoKey { repo: self.repo().clone(), slug };
-            self.args.context.board.of(&todo).claim.is_some()
-        });
+        let claimed = || row.todo.as_ref().is_some_and(|todo| self.args.context.board.of(todo).claim.is_some());
         match () {
             () if !row.asked.is_empty() => Urgency::Asked,
-            () if claimed => Urgency::Active,
+            () if claimed() => Urgency::Active,
             () => Urgency::Background,
         }
     }
@@ -640,6 +711,7 @@ impl InventoryState {
         let Some(row) = self.rows.get_mut(name) else { return };
         let stop = Arc::new(AtomicBool::new(false));
         row.looking = Some(stop.clone());
+        row.confirm = false;
         self.looks += 1;
         row.changed_meanwhile = false;
         let task = LookTask {
@@ -675,7 +747,7 @@ impl InventoryState {
         row.looked = Some(now);
         row.cost = took;
         row.not_before = Some(now + LOOK_GAP.max(took * REST_FACTOR));
-        match result {
+        let answer = match result {
             Ok(told) => {
                 row.failures = 0;
                 row.error = None;
@@ -687,14 +759,13 @@ impl InventoryState {
                     row.confirm();
                     row.not_before = Some(now + CONFIRM_AFTER.max(took * REST_FACTOR));
                 }
-                row.asked.drain(..).for_each(|reply| drop(reply.send(Ok(()))));
+                Ok(())
             }
             Err(LookError::GivenUp) => {
                 row.fresh = false;
                 // It went, or nobody wants it: the next survey or question says which.
-                let problem =
-                    Problem::new(ProblemCode::Cancelled, format!("the look at {name} was given up; ask again"));
-                row.asked.drain(..).for_each(|reply| drop(reply.send(Err(problem.clone().retry_after(1_000)))));
+                let detail = format!("the look at {name} was given up; ask again");
+                Err(Problem::new(ProblemCode::Cancelled, detail).retry_after(1_000))
             }
             Err(LookError::Failed { what, stuck }) => {
                 row.failures = row.failures.saturating_add(1);
@@ -703,22 +774,28 @@ impl InventoryState {
                 row.not_before = Some(now + Duration::from_millis(retry_after_ms(row.failures)));
                 let problem = Problem::new(ProblemCode::WorktreeUnreadable, format!("worktree {name}: {what}"));
                 row.error = Some(what);
-                row.asked.drain(..).for_each(|reply| drop(reply.send(Err(problem.clone()))));
                 // Perhaps it is not there any more.
                 self.survey_of(name);
+                Err(problem)
             }
+        };
+        if let Some(at) = self.rows.get(name).filter(|row| row.confirm || !row.fresh).and_then(|row| row.not_before) {
+            self.wake_at(at);
         }
-        self.publish();
+        self.publish_rows(&[name.to_owned()]);
+        // Whoever asked finds what was found.
+        let asked = self.rows.get_mut(name).map(|row| std::mem::take(&mut row.asked)).unwrap_or_default();
+        asked.into_iter().for_each(|reply| drop(reply.send(answer.clone())));
     }
 
     fn answer_waiting(&mut self) {
-        let waits = self.waiting_looks.is_empty();
-        if waits || self.surveying && !self.surveyed || self.survey_next.is_some() && !self.surveyed {
+        if self.waiting_looks.is_empty()
+            || self.surveying && !self.surveyed
+            || self.survey_next.is_some() && !self.surveyed
+        {
             return;
         }
-        let done = |row: &Row| {
-            row.found.missing || row.found.bare || row.fresh || row.failures > 0 || row.found.error.is_some()
-        };
+        let done = |row: &Row| !row.can_be_looked_at() || row.fresh || row.failures > 0 || row.found.error.is_some();
         if self.error.is_some() || self.surveyed && self.rows.values().all(done) {
             self.waiting_looks.drain(..).for_each(|reply| {
                 let _ = reply.send(());
@@ -740,11 +817,6 @@ impl InventoryState {
 
     // What is shown.
 
-    fn slug_of(&self, found: &Found) -> Option<Slug> {
-        let name = found.path.strip_prefix(&self.args.repo.worktrees).ok()?;
-        Slug::parse(name.to_str()?).ok()
-    }
-
     fn shown_row(&self, name: &str, row: &Row) -> WorktreeRow {
         let Row { found, commits, .. } = row;
         let error = row.error.clone().or_else(|| found.error.clone()).or_else(|| self.error.clone());
@@ -759,7 +831,7 @@ impl InventoryState {
         WorktreeRow {
             repo: self.repo().clone(),
             name: name.to_owned(),
-            slug: self.slug_of(found),
+            slug: row.todo.as_ref().map(|todo| todo.slug.clone()),
             path: found.path.display().to_string(),
             main: found.main,
             bare: found.bare,
@@ -784,62 +856,67 @@ impl InventoryState {
         }
     }
 
-    /// Shows what is known now, and tells what of it changed.
+    /// Shows what is known now of every row, and tells what of it changed.
     fn publish(&mut self) {
-        let before = self.args.entry().rows.get();
-        let before: HashMap<&str, &Arc<WorktreeRow>> = before.rows.iter().map(|row| (row.name.as_str(), row)).collect();
+        let names: Vec<String> = self.rows.keys().cloned().collect();
+        self.shown.retain(|name, _| self.rows.contains_key(name));
+        self.publish_rows(&names);
+    }
+
+    /// The same of some rows.
+    fn publish_rows(&mut self, names: &[String]) {
         let at = self.args.context.clock.now();
-        let mut shown = Vec::with_capacity(self.rows.len());
-        let mut deltas: Vec<(String, Map<String, Value>, Map<String, Value>)> = Vec::new();
-        let mut labels = [0; RowLabel::ALL.len()];
-        for (name, row) in &self.rows {
+        let mut writes = Vec::new();
+        for name in names {
+            let Some(row) = self.rows.get(name) else { continue };
             let now = self.shown_row(name, row);
-            let label = match now.state {
+            let before = self.shown.get(name);
+            if before.is_some_and(|before| **before == now) {
+                continue;
+            }
+            let told = row.told.clone().unwrap_or_default();
+            let facts = facts_of(&now);
+            let news = facts.iter().filter(|(key, value)| told.get(*key) != Some(value));
+            let delta: Map<String, Value> = news.map(|(key, value)| (key.clone(), value.clone())).collect();
+            // That a row is looked at again is nothing to tell; what is found is.
+            let is_news = delta.keys().any(|key| key != "state") || now.state != RowState::Stale && !delta.is_empty();
+            self.shown.insert(name.clone(), Arc::new(now));
+            if !is_news {
+                continue;
+            }
+            if let Some(row) = self.rows.get_mut(name) {
+                row.told = Some(facts);
+            }
+            let (repo, name, delta) = (self.repo().clone(), name.clone(), Some(Value::Object(delta)));
+            writes.push(Write::WorktreeSeen { repo, name, delta, at });
+        }
+        let mut rows: Vec<Arc<WorktreeRow>> = self.shown.values().cloned().collect();
+        // Names are in order; the main one goes first.
+        rows.sort_by_key(|row| !row.main);
+        self.count(&rows);
+        if rows.is_empty() && self.error.is_some() {
+            rows.push(Arc::new(self.unusable()));
+        }
+        self.args.entry().rows.put(Shown { rows, surveyed: self.surveyed, error: self.error.clone() });
+        self.write(writes);
+    }
+
+    fn count(&mut self, rows: &[Arc<WorktreeRow>]) {
+        let mut labels = [0; RowLabel::ALL.len()];
+        for row in rows {
+            let label = match row.state {
                 RowState::Missing => RowLabel::Missing,
                 RowState::Error => RowLabel::Error,
                 RowState::Stale => RowLabel::Stale,
                 RowState::Locked | RowState::Detached | RowState::Fresh => RowLabel::Fresh,
             };
             labels[label as usize] += 1;
-            match before.get(name.as_str()) {
-                Some(same) if ***same == now => shown.push((*same).clone()),
-                _ => {
-                    let told = row.told.clone().unwrap_or_default();
-                    let facts = facts_of(&now);
-                    let delta: Map<String, Value> = facts
-                        .iter()
-                        .filter(|(key, value)| told.get(*key) != Some(value))
-                        .map(|(key, value)| (key.clone(), value.clone()))
-                        .collect();
-                    // That a row is looked at again is nothing to tell; what is found is.
-                    let tells =
-                        delta.keys().any(|key| key != "state") || now.state != RowState::Stale && !delta.is_empty();
-                    if tells {
-                        deltas.push((name.clone(), delta, facts));
-                    }
-                    shown.push(Arc::new(now));
-                }
-            }
         }
-        drop(before);
-        shown.sort_by(|a, b| (!a.main, &a.name).cmp(&(!b.main, &b.name)));
-        for (index, (now, before)) in labels.iter().zip(self.labels).enumerate() {
+        for (label, (now, before)) in RowLabel::ALL.iter().zip(labels.iter().zip(self.labels)) {
             #[expect(clippy::cast_precision_loss, reason = "a count of worktrees")]
-            metric::worktrees_changed(RowLabel::ALL[index], *now as f64 - before as f64);
+            metric::worktrees_changed(*label, *now as f64 - before as f64);
         }
         self.labels = labels;
-        let mut writes = Vec::with_capacity(deltas.len());
-        for (name, delta, facts) in deltas {
-            if let Some(row) = self.rows.get_mut(&name) {
-                row.told = Some(facts);
-            }
-            writes.push(Write::WorktreeSeen { repo: self.repo().clone(), name, delta: Some(Value::Object(delta)), at });
-        }
-        if shown.is_empty() && self.error.is_some() {
-            shown.push(Arc::new(self.unusable()));
-        }
-        self.args.entry().rows.put(Shown { rows: shown, surveyed: self.surveyed, error: self.error.clone() });
-        self.write(writes);
     }
 
     /// The one row of a repository that cannot be read at all.
@@ -860,18 +937,24 @@ impl InventoryState {
             in_progress: None,
             error: self.error.clone(),
         };
-        self.shown_row(MAIN, &Row::new(nothing, Commits::default()))
+        self.shown_row(MAIN, &Row::new(nothing, None, Commits::default()))
     }
 
-    fn write(&self, writes: Vec<Write>) {
-        if writes.is_empty() {
+    /// Has what became of rows noted and told. While one write is on its way the next ones gather, so that many rows
+    /// that come at once cost one sync to disk.
+    fn write(&mut self, writes: Vec<Write>) {
+        self.outbox.extend(writes);
+        if self.writing || self.outbox.is_empty() {
             return;
         }
-        let written = self.args.context.ledger.enqueue(writes, &Chain::default());
+        self.writing = true;
+        let written = self.args.context.ledger.enqueue(std::mem::take(&mut self.outbox), &Chain::default());
+        let args = self.args.clone();
         tokio::spawn(async move {
             if let Err(problem) = written.await {
                 tracing::warn!(%problem, "what became of worktrees could not be noted");
             }
+            args.tell(InventoryMsg::Written);
         });
     }
 
@@ -919,9 +1002,10 @@ enum Due {
 }
 
 impl Row {
-    fn new(found: Found, commits: Commits) -> Self {
+    fn new(found: Found, todo: Option<TodoKey>, commits: Commits) -> Self {
         Self {
             found,
+            todo,
             commits,
             changes: None,
             merged: None,
@@ -932,6 +1016,7 @@ impl Row {
             memory: Box::default(),
             looking: None,
             changed_meanwhile: false,
+            confirm: false,
             stuck: false,
             looked: None,
             cost: Duration::ZERO,
@@ -947,9 +1032,9 @@ impl Row {
         self.changed_meanwhile = self.looking.is_some();
     }
 
-    /// It is to be looked at once more, although nothing says that it changed.
+    /// It is to be looked at once more, although nothing says that it changed: what is shown stays fresh.
     fn confirm(&mut self) {
-        self.looked = None;
+        self.confirm = true;
     }
 
     /// Takes in what a survey says; a commit or branch that is another one asks for a look.
@@ -975,11 +1060,15 @@ impl Row {
         (self.found, self.commits) = (found, commits);
     }
 
+    /// Whether there are files to look at.
+    fn can_be_looked_at(&self) -> bool {
+        !(self.found.missing || self.found.bare || self.found.initializing)
+    }
+
     fn due(&self, now: Instant) -> Due {
         let asked = !self.asked.is_empty();
-        let Found { missing, bare, initializing, .. } = self.found;
-        let nothing_to_look_at = missing || bare || initializing || self.stuck || self.looking.is_some();
-        if nothing_to_look_at || self.fresh && self.looked.is_some() && !asked {
+        let nothing_to_look_at = !self.can_be_looked_at() || self.stuck || self.looking.is_some();
+        if nothing_to_look_at || self.fresh && !self.confirm && !asked {
             return Due::No;
         }
         match self.not_before.filter(|at| *at > now && !asked) {

@@ -417,8 +417,9 @@ mod tests {
         let old = set.logs[&at("sub/old.jsonl")].clone();
         assert!(old.cold && old.lines == 0);
         assert_eq!(set.look(&[]).changed, []);
-        assert_eq!(set.look(std::slice::from_ref(&old.id)).changed, [old.id.clone()]);
+        let wanted = [old.id];
+        assert_eq!(set.look(&wanted).changed, wanted);
         fs::remove_file(at("sub/old.jsonl")).expect("removes");
-        assert_eq!(set.look(&[]).gone, [old.id]);
+        assert_eq!(set.look(&[]).gone, wanted);
     }
 }

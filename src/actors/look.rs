@@ -186,7 +186,6 @@ async fn within(
     }
 }
 
-#[expect(clippy::too_many_arguments, reason = "the parts of one task, moved to its thread")]
 fn scan(
     context: &Context,
     repo: &Repo,
@@ -207,7 +206,9 @@ fn scan(
     let known: BTreeSet<PathBuf> = memory.dirs.iter().cloned().collect();
     let watches = watch && !known.is_empty();
     let is_watched = watches && context.watching.watch(&owner, &memory.dirs).is_ok();
-    let tree = found.head.as_ref().map(|head| git.tree_of_commit(head)).transpose().map_err(|error| fault(&error))?;
+    // The commit as it is now: what the last survey read may have moved since.
+    let head = git.head_of(&found.git_dir);
+    let tree = head.as_ref().map(|head| git.tree_of_commit(head)).transpose().map_err(|error| fault(&error))?;
     let looked = git.scan(&found.path, &found.git_dir, tree.as_ref(), memory, stop)?;
     let merged = merged_now(&git, found, base, merged).map_err(|error| fault(&error))?;
     let (watch, watched_anew) = match () {

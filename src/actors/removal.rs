@@ -15,7 +15,6 @@ use super::look::ask_git;
 use super::repo::Repo;
 use super::watching::Watched;
 use crate::git::{self, Found};
-use crate::model::ids::{Slug, TodoKey};
 use crate::model::problem::{Problem, ProblemCode};
 use crate::model::worktree::{Obstacle, Removal, RemovalFacts, obstacles};
 
@@ -39,15 +38,9 @@ pub async fn find(entry: &RepoEntry, name: &str) -> Result<Found, Problem> {
     found.ok_or_else(|| unknown(entry.repo.name(), name))
 }
 
-/// The todo a worktree was made for, when it stands where ours do.
-fn todo_of(repo: &Repo, found: &Found) -> Option<TodoKey> {
-    let name = found.path.strip_prefix(&repo.worktrees).ok()?;
-    Some(TodoKey { repo: repo.name().clone(), slug: Slug::parse(name.to_str()?).ok()? })
-}
-
 /// Why a worktree is not removed, seen now; and what is ignored in it.
 pub async fn judge(context: &Arc<Context>, repo: &Arc<Repo>, found: &Found) -> (Vec<Obstacle>, Vec<String>) {
-    let todo = todo_of(repo, found);
+    let todo = repo.todo_at(&found.path);
     let claimed_by = todo.as_ref().and_then(|todo| {
         let state = context.board.of(todo);
         state.live(context.clock.moment().awake).map(|claim| format!("{}/{}", claim.lane, claim.worker))
@@ -90,7 +83,7 @@ pub async fn remove(context: &Arc<Context>, entry: &RepoEntry, name: &str, dry_r
     let found = find(entry, name).await?;
     let repo = &entry.repo;
     // From here on no run of ours begins in it; and one writer at a time in the registry.
-    let todo = todo_of(repo, &found);
+    let todo = repo.todo_at(&found.path);
     let _exclusion = match &todo {
         Some(todo) if !dry_run && context.runs.of(todo).is_none() => {
             Some(exclusion::acquire(repo, &todo.slug, EXCLUSION_LIMIT, &CancellationToken::new()).await?)

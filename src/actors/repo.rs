@@ -9,7 +9,7 @@ use arc_swap::ArcSwapOption;
 
 use crate::git::base::BaseTodo;
 use crate::git::{OpenError, Repository};
-use crate::model::ids::{Oid, RepoName, Slug};
+use crate::model::ids::{Oid, RepoName, Slug, TodoKey};
 use crate::model::prepare;
 use crate::model::problem::{Problem, ProblemCode};
 use crate::model::repo_config::{self, PrepareConfig, RepoConfig};
@@ -92,6 +92,13 @@ impl Repo {
     #[must_use]
     pub fn worktree_path(&self, slug: &Slug) -> PathBuf {
         self.worktrees.join(slug.as_str())
+    }
+
+    /// The todo whose worktree belongs at this path, if one does.
+    #[must_use]
+    pub fn todo_at(&self, path: &Path) -> Option<TodoKey> {
+        let name = path.strip_prefix(&self.worktrees).ok()?.to_str()?;
+        Some(TodoKey { repo: self.name().clone(), slug: Slug::parse(name).ok()? })
     }
 
     /// How long nobody has wanted anything of it.

@@ -59,18 +59,30 @@ pub struct Survey {
     pub watched_anew: bool,
 }
 
-/// Reads the registry and refs, of these worktrees or all, and watches where they come from.
-pub fn survey(context: &Context, repo: &Repo, of: Option<BTreeSet<String>>) -> Result<Survey, Problem> {
+/// Reads the registry and refs, of these worktrees or all; with `watch` it watches where they come from first, so that
+/// no change falls in between. What is watched of worktrees that were `known` and are gone is let go.
+pub fn survey(
+    context: &Context,
+    repo: &Repo,
+    of: Option<BTreeSet<String>>,
+    known: &[String],
+    watch: bool,
+) -> Result<Survey, Problem> {
     let git = repo.git()?;
     let fault =
         |error: GitError| Problem::new(ProblemCode::RepositoryUnusable, format!("repository {}: {error}", repo.name()));
     let mut watched_anew = false;
-    if of.is_none() {
-        watched_anew |= watch(context, &git);
+    if watch && of.is_none() {
+        watched_anew |= watch_shared(context, &git);
     }
     // A base that is gone says so in its own words and leaves the rows without a distance.
     let base = git.base_oid().map_err(fault)?;
     let found = git.worktrees().map_err(fault)?;
+    let names: BTreeSet<&str> = found.iter().map(|found| found.name.as_str()).collect();
+    for gone in known.iter().filter(|known| !names.contains(known.as_str())) {
+        context.watching.release(&Watched::Tree(repo.name().clone(), gone.clone()));
+        context.watching.release(&Watched::Admin(repo.name().clone(), gone.clone()));
+    }
     let wanted = found.into_iter().filter(|found| of.as_ref().is_none_or(|of| of.contains(&found.name)));
     let mut rows = Vec::new();
     for mut found in wanted {
@@ -81,7 +93,7 @@ pub fn survey(context: &Context, repo: &Repo, of: Option<BTreeSet<String>>) -> R
                 Commits { base_oid: Some(base.clone()), ..Commits::default() }
             }
         };
-        if !found.main {
+        if watch && !found.main {
             let owner = Watched::Admin(repo.name().clone(), found.name.clone());
             watched_anew |= context.watching.watch(&owner, std::slice::from_ref(&found.git_dir)).unwrap_or(false);
         }
@@ -105,7 +117,7 @@ fn commits_of(git: &Repository, found: &Found, base: &Oid) -> Result<Commits, Gi
 }
 
 /// Watches what all worktrees share. Without a watch the rows are as old as the last question.
-fn watch(context: &Context, git: &Repository) -> bool {
+fn watch_shared(context: &Context, git: &Repository) -> bool {
     let (common, name) = (git.common_dir(), git.name());
     let mut refs = Vec::new();
     for below in ["refs/heads", "refs/remotes"] {
@@ -113,14 +125,15 @@ fn watch(context: &Context, git: &Repository) -> bool {
     }
     let registry = common.join("worktrees");
     let registry = if registry.is_dir() { vec![registry] } else { Vec::new() };
-    [
+    let mut anew = false;
+    for (owner, dirs) in [
         (Watched::Common(name.clone()), vec![common.to_owned()]),
         (Watched::Registry(name.clone()), registry),
         (Watched::Refs(name.clone()), refs),
-    ]
-    .into_iter()
-    .map(|(owner, dirs)| context.watching.watch(&owner, &dirs).unwrap_or(false))
-    .fold(false, |anew, one| anew || one)
+    ] {
+        anew |= context.watching.watch(&owner, &dirs).unwrap_or(false);
+    }
+    anew
 }
 
 fn directories(dir: &Path, all: &mut Vec<PathBuf>) {

@@ -176,10 +176,9 @@ impl Repository {
         }
         let count = |color| seen.values().filter(|seen| seen.colors == color).count() as u64;
         let distance = Distance { ahead: count(HERE), behind: count(THERE) };
-        let mut ids: Vec<(i64, git2::Oid)> =
-            seen.iter().filter(|(_, seen)| seen.colors == HERE).map(|(id, seen)| (seen.time, *id)).collect();
-        ids.sort_unstable_by(|a, b| b.cmp(a));
-        only_here(ids.into_iter().map(|(_, id)| id).collect());
+        let here: HashMap<git2::Oid, i64> =
+            seen.iter().filter(|(_, seen)| seen.colors == HERE).map(|(id, seen)| (*id, seen.time)).collect();
+        only_here(newest_first(&here, &memory.nodes));
         Ok(Some(distance))
     }
 
@@ -300,6 +299,29 @@ impl Repository {
         };
         count().map_err(GitError::library(format!("what leads to {head}")))
     }
+}
+
+/// Commits by time, but none before its children: several are often made in one second.
+fn newest_first(commits: &HashMap<git2::Oid, i64>, nodes: &HashMap<git2::Oid, Node>) -> Vec<git2::Oid> {
+    let parents = |id: &git2::Oid| nodes.get(id).map(|node| node.parents.as_ref()).unwrap_or_default().iter();
+    let mut children: HashMap<git2::Oid, usize> = HashMap::new();
+    for parent in commits.keys().flat_map(parents).filter(|parent| commits.contains_key(*parent)) {
+        *children.entry(*parent).or_default() += 1;
+    }
+    let mut ready: BinaryHeap<(i64, git2::Oid)> =
+        commits.iter().filter(|(id, _)| !children.contains_key(*id)).map(|(id, time)| (*time, *id)).collect();
+    let mut ordered = Vec::with_capacity(commits.len());
+    while let Some((_, id)) = ready.pop() {
+        ordered.push(id);
+        for parent in parents(&id) {
+            let Some(left) = children.get_mut(parent) else { continue };
+            *left -= 1;
+            if *left == 0 {
+                ready.extend(commits.get(parent).map(|time| (*time, *parent)));
+            }
+        }
+    }
+    ordered
 }
 
 fn node<'m>(

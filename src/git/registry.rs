@@ -1,6 +1,7 @@
 //! Every worktree of a repository, by reading git's own files: the main one, and each directory below `worktrees`.
 //! Some microseconds per worktree, no process, no open repository.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -56,8 +57,8 @@ impl Repository {
         admins.sort();
         let mut found = vec![self.main_worktree()];
         // A name that is no text, or that of the main one, has nothing to be called by.
-        let linked = admins.iter().filter(|admin| admin.is_dir());
-        found.extend(linked.filter_map(|admin| self.linked_worktree(admin)).filter(|linked| linked.name != MAIN));
+        found
+            .extend(admins.iter().filter_map(|admin| self.linked_worktree(admin)).filter(|linked| linked.name != MAIN));
         Ok(found)
     }
 
@@ -93,7 +94,18 @@ impl Repository {
     /// `None` when the directory is not that of a worktree, or is just being made.
     fn linked_worktree(&self, admin: &Path) -> Option<Found> {
         let name = admin.file_name()?.to_str()?.to_owned();
-        let locked = read_small(&admin.join("locked")).ok().flatten().map(|reason| reason.trim_end().to_owned());
+        // Listed once: most of what could be there is not.
+        let names: Vec<OsString> = match fs::read_dir(admin) {
+            Ok(entries) => entries.flatten().map(|entry| entry.file_name()).collect(),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                return None;
+            }
+            // What cannot be read says so below.
+            Err(_) => Vec::new(),
+        };
+        let has = |wanted: &str| names.iter().any(|name| name == wanted);
+        let locked = if has("locked") { read_small(&admin.join("locked")).ok().flatten() } else { None };
+        let locked = locked.map(|reason| reason.trim_end().to_owned());
         let link = match read_small(&admin.join("gitdir")) {
             Ok(Some(back)) => Ok(admin.join(back.trim_end())),
             Ok(None) if locked.as_deref() == Some(INITIALIZING) => return None,
@@ -120,7 +132,7 @@ impl Repository {
             prunable: prunable.filter(|_| locked.is_none()),
             locked: locked.filter(|reason| reason != INITIALIZING),
             missing,
-            in_progress: in_progress(admin),
+            in_progress: IN_PROGRESS.into_iter().find(|(file, _)| has(file)).map(|(_, what)| what),
             error: link.err(),
         };
         self.fill_head(&mut found);

@@ -6,16 +6,17 @@
 //! sparse or split indexes) is said to need it, see [`Looked::AskGit`].
 
 use std::collections::{HashMap, HashSet};
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 use std::fs;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bstr::ByteSlice as _;
-use gix_glob::pattern::Case;
+use gix_ignore::glob::pattern::Case;
 use gix_ignore::search::Ignore;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir};
 
@@ -35,8 +36,10 @@ const CONTENT_BYTES_MAX: u64 = 64 << 20;
 /// Files found unchanged by their content that are remembered per worktree.
 const VERIFIED_MAX: usize = 20_000;
 /// A file written this shortly before its index could have been written again in the same tick of the file system's
-/// clock, and would look the same.
-const TICK_NS: i64 = 20_000_000;
+/// clock, and would look the same. Linux keeps file times in ticks of 4 ms where it does not keep them finer.
+const TICK_NS: i64 = 4_000_000;
+/// A file that was not changed for so long would show a further change in its stat.
+const SETTLED_NS: i64 = 50_000_000;
 /// Room for one read of a directory.
 const LISTING_BYTES: usize = 32 * 1024;
 
@@ -135,15 +138,14 @@ impl Repository {
         }
         let index_path = git_dir.join("index");
         let (index, written) = match read_index(&index_path)? {
-            Ok(read) => read,
-            Err(IndexError::Unusual(what)) => return Ok(Looked::AskGit(what)),
-            Err(error) => return Err(unreadable(&index_path, &error)),
+            IndexFile::Read(index, written) => (index, written),
+            IndexFile::Unusual(what) => return Ok(Looked::AskGit(what)),
         };
         if index.entries.iter().any(|entry| entry.intent_to_add || entry.skip_worktree) {
             return Ok(Looked::AskGit("sparse, or has files that are only meant to be added"));
         }
         let staged = self.staged(&index, &index_path, head_tree)?;
-        let root = open_dir(rustix::fs::CWD, &c_string(worktree.as_os_str().as_encoded_bytes()), false)
+        let root = open_dir(rustix::fs::CWD, worktree.as_os_str().as_encoded_bytes(), false)
             .map_err(|error| unreadable(worktree, &io::Error::from(error)))?;
         let mut scan = Scan {
             worktree,
@@ -321,23 +323,34 @@ fn conflicted(index: &Index) -> u64 {
     count
 }
 
-/// The index, and when its file was last written. A missing one is empty, as git has it.
-fn read_index(path: &Path) -> Result<Result<(Index, (i64, i64)), IndexError>, ScanError> {
+/// An index file, opened.
+enum IndexFile {
+    /// Read, and when it was last written.
+    Read(Index, (i64, i64)),
+    /// git's own business.
+    Unusual(&'static str),
+}
+
+/// A missing index is empty, as git has it.
+fn read_index(path: &Path) -> Result<IndexFile, ScanError> {
     let file = match open_regular(path) {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Ok((Index::empty(), (0, 0)))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(IndexFile::Read(Index::empty(), (0, 0))),
         Err(error) => return Err(unreadable(path, &error)),
     };
     let mut file = fs::File::from(file);
     let meta = file.metadata().map_err(|error| unreadable(path, &error))?;
     if meta.len() > INDEX_BYTES_MAX {
-        return Ok(Err(IndexError::Unusual("larger than is read here")));
+        return Ok(IndexFile::Unusual("larger than is read here"));
     }
     let mut data = Vec::with_capacity(usize::try_from(meta.len()).unwrap_or(0) + 1);
     io::Read::read_to_end(&mut io::Read::take(&mut file, INDEX_BYTES_MAX), &mut data)
         .map_err(|error| unreadable(path, &error))?;
-    use std::os::unix::fs::MetadataExt as _;
-    Ok(Index::parse(data).map(|index| (index, (meta.mtime(), meta.mtime_nsec()))))
+    match Index::parse(data) {
+        Ok(index) => Ok(IndexFile::Read(index, (meta.mtime(), meta.mtime_nsec()))),
+        Err(IndexError::Unusual(what)) => Ok(IndexFile::Unusual(what)),
+        Err(error) => Err(unreadable(path, &error)),
+    }
 }
 
 fn unreadable(path: &Path, reason: &dyn std::fmt::Display) -> ScanError {
@@ -373,21 +386,33 @@ fn read_up_to(file: OwnedFd, limit: u64) -> Option<Vec<u8>> {
     (read as u64 <= limit).then_some(content)
 }
 
-fn open_dir(at: BorrowedFd<'_>, name: &CStr, follow: bool) -> rustix::io::Result<OwnedFd> {
+fn open_dir(at: BorrowedFd<'_>, name: &[u8], follow: bool) -> rustix::io::Result<OwnedFd> {
     let follow = if follow { OFlags::empty() } else { OFlags::NOFOLLOW };
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NONBLOCK | follow;
     rustix::fs::openat(at, name, flags, Mode::empty())
 }
 
-/// Names from an index or a directory have no NUL in them.
-fn c_string(name: &[u8]) -> CString {
-    CString::new(name).unwrap_or_default()
+/// The names in a directory, and what each is.
+#[derive(Default)]
+struct Listing {
+    names: Vec<u8>,
+    entries: Vec<(usize, usize, FileType)>,
 }
 
-/// One name of a listing.
-struct Listed {
-    name: CString,
-    kind: FileType,
+impl Listing {
+    fn push(&mut self, name: &[u8], kind: FileType) {
+        let start = self.names.len();
+        self.names.extend_from_slice(name);
+        self.entries.push((start, self.names.len(), kind));
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (&[u8], FileType)> {
+        self.entries.iter().map(|(start, end, kind)| (&self.names[*start..*end], *kind))
+    }
+
+    fn has(&self, wanted: &[u8]) -> bool {
+        self.iter().any(|(name, _)| name == wanted)
+    }
 }
 
 struct Scan<'a> {
@@ -462,9 +487,8 @@ impl Scan<'_> {
         }
         // Files and directories are in another order in the index than their names are.
         known.sort_unstable();
-        for Listed { name, kind } in &listed {
-            let bytes = name.to_bytes();
-            if known.binary_search(&bytes).is_err() && self.is_untracked(dir, prefix, name, *kind, depth)? {
+        for (name, kind) in listed.iter() {
+            if known.binary_search(&name).is_err() && self.is_untracked(dir, prefix, name, kind, depth)? {
                 self.untracked += 1;
             }
         }
@@ -486,7 +510,7 @@ impl Scan<'_> {
         depth: usize,
     ) -> Result<bool, ScanError> {
         use rustix::io::Errno;
-        match open_dir(dir, &c_string(name), false) {
+        match open_dir(dir, name, false) {
             Ok(below) => {
                 let before = prefix.len();
                 prefix.extend_from_slice(name);
@@ -519,8 +543,7 @@ impl Scan<'_> {
     /// A file of the index, with all its sides if it is in conflict.
     fn file(&mut self, dir: BorrowedFd<'_>, name: &[u8], entries: &[Entry]) -> Result<(), ScanError> {
         let entry = &entries[0];
-        let c_name = c_string(name);
-        let stat = match rustix::fs::statat(dir, &c_name, AtFlags::SYMLINK_NOFOLLOW) {
+        let stat = match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => Some(stat),
             Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => None,
             Err(error) => {
@@ -537,7 +560,7 @@ impl Scan<'_> {
             match (&stat, is_directory) {
                 (Some(_), true) => {
                     let inside = [name, b"/.git"].concat();
-                    if rustix::fs::statat(dir, c_string(&inside), AtFlags::SYMLINK_NOFOLLOW).is_ok() {
+                    if rustix::fs::statat(dir, inside.as_slice(), AtFlags::SYMLINK_NOFOLLOW).is_ok() {
                         self.unsure = Some("with submodules");
                     }
                 }
@@ -546,13 +569,13 @@ impl Scan<'_> {
             return Ok(());
         }
         let changed =
-            !entry.assume_valid && stat.is_none_or(|stat| is_directory || self.is_changed(dir, &c_name, entry, &stat));
+            !entry.assume_valid && stat.is_none_or(|stat| is_directory || self.is_changed(dir, name, entry, &stat));
         self.unstaged += u64::from(changed);
         Ok(())
     }
 
     /// Whether a file differs from its entry, as git's own comparison has it.
-    fn is_changed(&mut self, dir: BorrowedFd<'_>, name: &CStr, entry: &Entry, stat: &rustix::fs::Stat) -> bool {
+    fn is_changed(&mut self, dir: BorrowedFd<'_>, name: &[u8], entry: &Entry, stat: &rustix::fs::Stat) -> bool {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the index keeps the low 32 bits")]
         let low = |number: i64| number as u32;
         #[expect(clippy::cast_possible_truncation, reason = "the index keeps the low 32 bits")]
@@ -620,10 +643,10 @@ impl Scan<'_> {
     fn has_settled(&self, ctime: (i64, i64)) -> bool {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let changed = i128::from(ctime.0) * 1_000_000_000 + i128::from(ctime.1);
-        i128::try_from(now.as_nanos()).unwrap_or(0) > changed + i128::from(TICK_NS)
+        i128::try_from(now.as_nanos()).unwrap_or(0) > changed + i128::from(SETTLED_NS)
     }
 
-    fn content(&self, dir: BorrowedFd<'_>, name: &CStr, is_link: bool, size: u64) -> Content {
+    fn content(&self, dir: BorrowedFd<'_>, name: &[u8], is_link: bool, size: u64) -> Content {
         let blob = |bytes: &[u8]| match git2::Oid::hash_object(git2::ObjectType::Blob, bytes) {
             Ok(oid) => Content::Blob(super::oid_of(oid)),
             Err(_) => Content::Unknown("with a file that cannot be hashed"),
@@ -647,17 +670,17 @@ impl Scan<'_> {
         }
     }
 
-    fn list(&mut self, dir: BorrowedFd<'_>, prefix: &[u8]) -> Result<Vec<Listed>, ScanError> {
-        let mut listed = Vec::new();
+    fn list(&mut self, dir: BorrowedFd<'_>, prefix: &[u8]) -> Result<Listing, ScanError> {
+        let mut listed = Listing::default();
         let mut listing = std::mem::take(&mut self.listing);
         let mut entries = RawDir::new(dir, &mut listing);
         let result = loop {
             match entries.next() {
                 None => break Ok(()),
                 Some(Ok(entry)) => {
-                    let name = entry.file_name();
-                    if !matches!(name.to_bytes(), b"." | b".." | b".git") {
-                        listed.push(Listed { name: name.to_owned(), kind: entry.file_type() });
+                    let name = entry.file_name().to_bytes();
+                    if !matches!(name, b"." | b".." | b".git") {
+                        listed.push(name, entry.file_type());
                     }
                 }
                 Some(Err(rustix::io::Errno::NOENT)) => break Ok(()),
@@ -670,8 +693,8 @@ impl Scan<'_> {
     }
 
     /// Takes in the ignore file of a directory, if it has one; the caller takes it out again.
-    fn push_ignores(&mut self, listed: &[Listed], prefix: &[u8]) -> bool {
-        if !listed.iter().any(|listed| listed.name.to_bytes() == b".gitignore") {
+    fn push_ignores(&mut self, listed: &Listing, prefix: &[u8]) -> bool {
+        if !listed.has(b".gitignore") {
             return false;
         }
         let path = self.worktree.join(prefix.to_path_lossy()).join(".gitignore");
@@ -695,7 +718,7 @@ impl Scan<'_> {
         &mut self,
         dir: BorrowedFd<'_>,
         prefix: &mut Vec<u8>,
-        name: &CStr,
+        name: &[u8],
         kind: FileType,
         depth: usize,
     ) -> Result<bool, ScanError> {
@@ -710,7 +733,7 @@ impl Scan<'_> {
             return Ok(false);
         }
         let before = prefix.len();
-        prefix.extend_from_slice(name.to_bytes());
+        prefix.extend_from_slice(name);
         let is_dir = kind == FileType::Directory;
         let shown = if self.is_ignored(prefix, is_dir) || self.is_below_ignored(&prefix[..before]) {
             Ok(false)
@@ -729,7 +752,7 @@ impl Scan<'_> {
         &mut self,
         at: BorrowedFd<'_>,
         prefix: &mut Vec<u8>,
-        name: &CStr,
+        name: &[u8],
         depth: usize,
     ) -> Result<bool, ScanError> {
         if (self.stop)() {
@@ -747,12 +770,12 @@ impl Scan<'_> {
         let had_ignores = self.push_ignores(&listed, prefix);
         let mut found = false;
         // Files first: most directories are decided by one of them.
-        let (directories, files): (Vec<_>, Vec<_>) =
-            listed.iter().partition(|listed| listed.kind == FileType::Directory);
-        for Listed { name, kind } in files.into_iter().chain(directories) {
-            if self.is_untracked(dir.as_fd(), prefix, name, *kind, depth)? {
-                found = true;
-                break;
+        'found: for directories in [false, true] {
+            for (name, kind) in listed.iter().filter(|(_, kind)| (*kind == FileType::Directory) == directories) {
+                if self.is_untracked(dir.as_fd(), prefix, name, kind, depth)? {
+                    found = true;
+                    break 'found;
+                }
             }
         }
         if had_ignores {
@@ -763,9 +786,9 @@ impl Scan<'_> {
 }
 
 /// What the attributes of a directory make git convert.
-fn converts_below(dir: BorrowedFd<'_>, listed: &[Listed]) -> Conversions {
+fn converts_below(dir: BorrowedFd<'_>, listed: &Listing) -> Conversions {
     let name = c".gitattributes";
-    if !listed.iter().any(|listed| listed.name.as_c_str() == name) {
+    if !listed.has(name.to_bytes()) {
         return Conversions::default();
     }
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;

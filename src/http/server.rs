@@ -1,8 +1,8 @@
 //! The accept loop: warp decides what to answer, this decides who may ask how much and how long.
 //!
-//! Limits are for a loopback service of agents: heads of 16 KiB, bodies of 64 KiB, a thousand connections, ten seconds
-//! for a head, a minute for an answer. A connection beyond the limit waits in the system's queue. A shutdown stops
-//! accepting, lets requests in flight finish, closes what idles, and aborts what is left after the grace.
+//! Limits are for a loopback service of agents: heads of 16 KiB, bodies of 64 KiB, as many connections as the
+//! configuration says, ten seconds for a head, a minute for an answer, half a minute without taking any of it. A
+//! connection beyond the limit waits in the system's queue. A shutdown stops accepting, lets requests in flight finish, closes what idles, and aborts what is left after the grace.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -49,6 +49,8 @@ pub struct Limits {
     pub body_bytes: usize,
     /// Time for the answer: longer than any call may wait.
     pub answer: Duration,
+    /// Time in which a client has to take something of its answer.
+    pub stall: Duration,
 }
 
 impl Default for Limits {
@@ -59,6 +61,7 @@ impl Default for Limits {
             body: Duration::from_secs(10),
             body_bytes: 64 * 1024,
             answer: Duration::from_secs(60),
+            stall: Duration::from_secs(30),
         }
     }
 }
@@ -67,8 +70,6 @@ impl Default for Limits {
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// Bytes of a request's target.
 const TARGET_BYTES_MAX: usize = 8 * 1024;
-/// A client that takes nothing of its answer for so long is cut off.
-const STALL_LIMIT: Duration = Duration::from_secs(30);
 /// How long accepting pauses when the system has no descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -215,13 +216,13 @@ fn serve_one<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let head = shared.limits.head;
+    let (head, stall) = (shared.limits.head, shared.limits.stall);
     let service = service_fn(move |request: Request<Incoming>| {
         let shared = shared.clone();
         async move { Ok::<Response, Infallible>(answer(&shared, peer, request).await) }
     });
     let mut stream = TimeoutStream::new(stream);
-    stream.set_write_timeout(Some(STALL_LIMIT));
+    stream.set_write_timeout(Some(stall));
     let stream = Box::pin(stream);
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(head).max_buf_size(HEAD_BYTES_MAX).half_close(false);

@@ -352,11 +352,11 @@ pub enum Urgency {
     Background,
 }
 
-/// A scan may cost this share of a core in the long run, per repository: after one that took so long, the next is due
-/// so many times later.
-const REST_PER_COST: u64 = 19;
+/// Polling may cost a fifth of a core in the long run, per repository: after a round of looks that took so long, the next
+/// is due so many times later.
+const REST_PER_COST: u64 = 4;
 /// No scan of a polled worktree is due sooner, in milliseconds.
-const POLL_MIN_MS: u64 = 8_000;
+const POLL_MIN_MS: u64 = 7_000;
 /// None is later, in milliseconds.
 const POLL_MAX_MS: u64 = 600_000;
 /// After a failed look the next is due so much later, doubling with each further failure, in milliseconds.
@@ -436,9 +436,9 @@ mod tests {
 
     #[test]
     fn a_slow_repository_is_polled_less_and_a_failing_worktree_is_left_in_peace() {
-        assert_eq!(poll_after_ms(0), 8_000);
-        assert_eq!(poll_after_ms(400), 8_000);
-        assert_eq!(poll_after_ms(2_000), 38_000);
+        assert_eq!(poll_after_ms(0), 7_000);
+        assert_eq!(poll_after_ms(1_500), 7_000);
+        assert_eq!(poll_after_ms(5_000), 20_000);
         assert_eq!(poll_after_ms(u64::MAX), 600_000);
         assert_eq!([1, 2, 3, 40].map(retry_after_ms), [2_000, 4_000, 8_000, 600_000]);
     }

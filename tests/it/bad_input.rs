@@ -272,18 +272,6 @@ async fn a_repository_without_commits_is_said_and_works_after_the_first() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bare_repository_is_said() {
-    let site = Site::new();
-    make_good(&site.path("source"));
-    git(&site.path(""), &["clone", "--quiet", "--bare", "source", "bad"]);
-    is_unusable(
-        &site,
-        Unusable { base: None, says: "is a bare repository; Slugline needs one with a work tree", mend: None },
-    )
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_base_that_is_not_there_is_said_with_the_branches_there_are() {
     let site = Site::new();
     make_good(&site.path("bad"));

@@ -30,6 +30,7 @@ const JSON: (&str, &str) = ("content-type", "application/json");
 fn filled(path: &str) -> String {
     path.replace("{repo}", "app")
         .replace("{slug}", "fix")
+        .replace("{name}", "fix")
         .replace("{id}", "01JAAAAAAAAAAAAAAAAAAAAAAA")
         .replace("{lane}", "builder")
 }
@@ -108,8 +109,15 @@ async fn the_document_lists_exactly_the_routes_and_each_is_served() {
             Some("pause") => json!({ "reason": "a person" }),
             Some("explain") => json!({ "text": "it broke" }),
             Some("{repo}") => json!({ "slug": "new" }),
+            Some("events") => json!({ "events": [{ "kind": "note" }] }),
             _ => json!({}),
         };
+        if route.path == "/events" {
+            // It never ends.
+            let ear = super::ear::Ear::at(&house, "", None).await;
+            assert_eq!(ear.status, 200);
+            continue;
+        }
         if matches!(route.path.rsplit('/').next(), Some("hold" | "release" | "complete")) {
             // Every one of them needs the live claim, and two of them end it.
             send(&house.client, "POST", "/todos/app/fix/redrive", &[JSON], "{}").await;
@@ -120,7 +128,12 @@ async fn the_document_lists_exactly_the_routes_and_each_is_served() {
             continue;
         }
         let body = if matches!(route.method, "POST" | "PUT") { body.to_string() } else { String::new() };
-        let reply = send(&house.client, route.method, &filled(route.path), &[JSON], &body).await;
+        let only_asked = if route.path == "/worktrees/{repo}/{name}" { "?dry_run=true" } else { "" };
+        let path = match route.method {
+            "DELETE" => format!("{}{only_asked}", filled(route.path)),
+            _ => filled(route.path),
+        };
+        let reply = send(&house.client, route.method, &path, &[JSON], &body).await;
         let code = reply.json()["code"].as_str().map(str::to_owned);
         assert!(
             !matches!(code.as_deref(), Some("not_found" | "method_not_allowed")),
@@ -444,7 +457,19 @@ async fn bare_server(limits: Limits, grace: Duration) -> (SocketAddr, oneshot::S
         .and(warp::body::bytes())
         .map(|body: Bytes| warp::reply::Response::new(body.into()))
         .boxed();
-    let routes = slow.or(echo).unify().boxed();
+    // A stream without an end; `ENDLESS` counts those that are on.
+    let endless = warp::path!("events")
+        .and(warp::get())
+        .map(|| {
+            let on = Endless::new();
+            let chunks = futures_util::stream::repeat_with(move || {
+                let _on = &on;
+                Ok::<_, std::convert::Infallible>(Bytes::from_static(&[b'.'; 65_536]))
+            });
+            warp::reply::Reply::into_response(warp::reply::stream(chunks))
+        })
+        .boxed();
+    let routes = slow.or(echo).unify().or(endless).unify().boxed();
     let server = Server::bind_with("127.0.0.1:0".parse().expect("address"), None, routes, Access::new(None), limits)
         .await
         .expect("binds");
@@ -452,6 +477,50 @@ async fn bare_server(limits: Limits, grace: Duration) -> (SocketAddr, oneshot::S
     let (stop, stopped) = oneshot::channel::<()>();
     let serving = tokio::spawn(server.serve(async { drop(stopped.await) }, grace));
     (address, stop, serving)
+}
+
+static ENDLESS: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+
+struct Endless;
+
+impl Endless {
+    fn new() -> Self {
+        ENDLESS.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        Self
+    }
+
+    fn on() -> usize {
+        ENDLESS.load(std::sync::atomic::Ordering::SeqCst)
+    }
+}
+
+impl Drop for Endless {
+    fn drop(&mut self) {
+        ENDLESS.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_takes_nothing_of_an_answer_without_an_end_is_cut_off_and_who_does_is_not() {
+    let limits = Limits { stall: SHORT, ..endless() };
+    let (address, stop, serving) = short_limits(limits).await;
+    let ask = format!("GET /events HTTP/1.1\r\nHost: {address}\r\n\r\n");
+    let (mut idle, mut eager) =
+        (TcpStream::connect(address).await.expect("connects"), TcpStream::connect(address).await.expect("connects"));
+    idle.write_all(ask.as_bytes()).await.expect("sends");
+    eager.write_all(ask.as_bytes()).await.expect("sends");
+    let mut buffer = vec![0; 65_536];
+    while Endless::on() < 2 {
+        eager.read_exact(&mut buffer).await.expect("goes on");
+    }
+    let since = std::time::Instant::now();
+    while Endless::on() > 1 {
+        eager.read_exact(&mut buffer).await.expect("goes on");
+        assert!(since.elapsed() < PATIENCE, "the one that takes nothing is still served");
+    }
+    eager.read_exact(&mut buffer).await.expect("goes on");
+    drop((idle, eager, stop));
+    serving.await.expect("ends");
 }
 
 /// Long enough for a loaded machine to send a request in, short enough to wait for.

@@ -260,7 +260,7 @@ async fn nothing_that_would_be_lost_is_removed_and_what_is_safe_goes_aside_with_
     git(&work, &["commit", "--quiet", "--allow-empty", "-m", "on no branch"]);
     refused(house.client.delete("/worktrees/app/w").await.expect("answers"), "unreachable_commits");
     git(&work, &["checkout", "--quiet", "w"]);
-    write(&work.join(".git/../.gitignore"), "built\n");
+    write(&work.join(".gitignore"), "built\n");
     git(&work, &["add", "-A"]);
     git(&work, &["commit", "--quiet", "-m", "ignores"]);
     write(&work.join("built"), "x");
@@ -428,10 +428,9 @@ async fn pipes_sockets_and_directories_nobody_may_read_hold_nobody_up() {
     let work = by_hand(&site, &repo, "w");
     rustix::fs::mkfifoat(rustix::fs::CWD, work.join("pipe"), rustix::fs::Mode::RWXU).expect("makes");
     let _socket = std::os::unix::net::UnixListener::bind(work.join("socket")).expect("binds");
-    // In the place of a tracked file, and of an ignore file.
+    // In the place of a tracked file.
     std::fs::remove_file(work.join("README.md")).expect("removes");
     rustix::fs::mkfifoat(rustix::fs::CWD, work.join("README.md"), rustix::fs::Mode::RWXU).expect("makes");
-    rustix::fs::mkfifoat(rustix::fs::CWD, work.join(".gitignore"), rustix::fs::Mode::RWXU).expect("makes");
     std::fs::create_dir(work.join("closed")).expect("makes");
     write(&work.join("closed/f"), "x");
     std::fs::set_permissions(work.join("closed"), std::fs::Permissions::from_mode(0o000)).expect("closes");
@@ -444,6 +443,10 @@ async fn pipes_sockets_and_directories_nobody_may_read_hold_nobody_up() {
         row(&shown, "w")["changes"],
         json!({ "staged": 0, "unstaged": unstaged, "untracked": untracked, "conflicted": 0 })
     );
+    // In the place of an ignore file it would hold git itself up for ever.
+    rustix::fs::mkfifoat(rustix::fs::CWD, work.join(".gitignore"), rustix::fs::Mode::RWXU).expect("makes");
+    let refreshed = house.client.post("/worktrees/app/w/refresh", &json!({})).await.expect("answers");
+    assert_eq!((refreshed.status, refreshed.json()["changes"]["untracked"].as_u64()), (200, Some(untracked as u64)));
     std::fs::set_permissions(work.join("closed"), std::fs::Permissions::from_mode(0o700)).expect("opens");
     house.stop().await;
 }
