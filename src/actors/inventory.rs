@@ -7,7 +7,7 @@
 //! worktree does. With nobody listening and nobody asking nothing is watched and nothing is looked at.
 //!
 //! Supervised by its repository actor; what is shown is outside of it ([`Shown`]). Nothing of sessions comes here.
-//! In: `Want`, `Noticed`, `Due`, `Surveyed`, `Looked`, `Refresh`, `Tick`, `Describe`.
+//! In: `Want`, `Noticed`, `Due`, `Released`, `Written`, `Surveyed`, `Looked`, `Unstuck`, `Refresh`, `Tick`, `Describe`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

@@ -50,7 +50,7 @@ impl Permits {
         permit.unwrap_or_else(|_| unreachable!("a place in the queue is only taken out with a permit or by its owner"))
     }
 
-    /// Takes one at once, even when none is left: others wait the longer for it.
+    /// Takes one at once, even when none is left, to make a worktree: looks wait the longer for it.
     #[must_use]
     pub fn take_now(&self) -> Permit {
         lock(&self.0).free -= 1;
@@ -113,7 +113,7 @@ mod tests {
             ("b1", Urgency::Background),
             ("a1", Urgency::Active),
             ("b2", Urgency::Background),
-            ("c", Urgency::Creation),
+            ("c", Urgency::Asked),
             ("a2", Urgency::Active),
         ] {
             let (permits_of, order) = (permits.clone(), order.clone());

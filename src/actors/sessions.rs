@@ -5,7 +5,7 @@
 //! notices what time alone changes. Nothing here looks at git, and nothing of git's comes here.
 //!
 //! Supervised by the root. Its death loses no report that was answered; logs are read again from their beginning.
-//! In: `Report`, `Reported`, `Look`, `Looked`, `Read`, `Tick`, `Describe`.
+//! In: `Report`, `Reported`, `Look`, `Looked`, `Wanted`, `Loaded`, `Tick`, `Describe`.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::path::{Path, PathBuf};

@@ -339,11 +339,9 @@ pub struct WorktreeDetail {
     pub removal: Vec<Obstacle>,
 }
 
-/// Who wants a scan; the first goes first.
+/// Who wants a look at a worktree; the first goes first. Making one goes before all of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Urgency {
-    /// A worktree is being made.
-    Creation,
     /// Somebody waits for exactly this one.
     Asked,
     /// Somebody works in it.

@@ -60,6 +60,8 @@ async fn make(run: &mut Run, found: &Look, path: &std::path::Path) -> Result<(),
         place = set_half_made_aside(run, &git, path).await?;
     }
     let base = &found.base.oid;
+    // Somebody waits for it: looks at other worktrees make way.
+    let _permit = run.args.context.permits.take_now();
     let made = match place {
         WorktreeState::Absent => git::worktree::create(&git, &exec, path, &slug, base).await,
         WorktreeState::BranchOnly => git::worktree::attach(&git, &exec, path, &slug).await,
