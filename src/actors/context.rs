@@ -108,6 +108,8 @@ pub struct Context {
     pub runs: Runs,
     /// The repositories, by name.
     pub repos: BTreeMap<RepoName, RepoEntry>,
+    /// Which repository and todo a directory belongs to.
+    pub places: Places,
     /// Idempotency keys whose requests are being answered.
     pub keys: Keys,
     /// Where the dispatcher is.
@@ -165,8 +167,14 @@ impl Context {
             let inventory = InventoryActor::address();
             (name, RepoEntry { repo, address, inventory, rows: Rows::default(), signals: Signals::default() })
         };
+        let repos: BTreeMap<RepoName, RepoEntry> = args.repositories.into_iter().map(entry).collect();
+        let place = |entry: &RepoEntry| {
+            let repo = &entry.repo;
+            (repo.name().clone(), repo.registered.path.clone(), repo.worktrees.clone())
+        };
         let context = Arc::new(Self {
-            repos: args.repositories.into_iter().map(entry).collect(),
+            places: Places::new(repos.values().map(place).collect()),
+            repos,
             gate_environment: Arc::new(GateEnvironment::of(&args.environment)),
             commands: tokio::sync::Semaphore::new(args.settings.commands_max),
             dispatcher: Address::new(ActorKind::Dispatcher, DISPATCHER_MAILBOX_LIMIT),
@@ -191,16 +199,6 @@ impl Context {
         });
         context.watching.tell(&context);
         context
-    }
-
-    /// Which repository and todo a directory belongs to.
-    #[must_use]
-    pub fn places(&self) -> Places {
-        let place = |entry: &RepoEntry| {
-            let repo = &entry.repo;
-            (repo.name().clone(), repo.registered.path.clone(), repo.worktrees.clone())
-        };
-        Places::new(self.repos.values().map(place).collect())
     }
 
     /// The repository of a request: the named one, or the only one.

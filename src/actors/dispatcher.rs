@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
-use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::answer::{hold_too_long, stale, unfit};
@@ -506,12 +505,6 @@ impl DispatcherState {
     }
 }
 
-fn ok(status: u16, body: impl Serialize) -> Answer {
-    let body = serde_json::to_string(&body)
-        .map_err(|error| Problem::new(ProblemCode::Internal, format!("the answer could not be written: {error}")))?;
-    Ok(Answered { status, body })
-}
-
 fn mutate(context: &Context, desk: &mut Desk, mutation: &Mutation, now: &Moment) -> Answer {
     let terms = &context.settings.rules.terms;
     match mutation {
@@ -520,12 +513,14 @@ fn mutate(context: &Context, desk: &mut Desk, mutation: &Mutation, now: &Moment)
             let beat = desk.heartbeat(todo, body.token, body.progress.as_deref(), extend_ms, now);
             metric::lease_renewed(if beat.is_ok() { RenewalResult::Ok } else { RenewalResult::Fenced });
             let claim = beat.map_err(|found| stale(todo, body.token, &found, now, "nothing was changed"))?;
-            ok(200, LeaseView::of(&claim, verbs(context, desk, &claim, now), now, terms))
+            Answered::of(200, &LeaseView::of(&claim, verbs(context, desk, &claim, now), now, terms))
         }
         Mutation::Hold { todo, body } => {
             let for_ms = i64::try_from(body.for_ms).unwrap_or(i64::MAX);
             match desk.hold(todo, body.token, for_ms, &body.why, now) {
-                Holding::Held(claim) => ok(200, LeaseView::of(&claim, verbs(context, desk, &claim, now), now, terms)),
+                Holding::Held(claim) => {
+                    Answered::of(200, &LeaseView::of(&claim, verbs(context, desk, &claim, now), now, terms))
+                }
                 Holding::TooLong(left_ms) => Err(hold_too_long(todo, body.for_ms, left_ms)),
                 Holding::Stale(found) => {
                     metric::write_fenced(metric::FencedOp::Hold);
@@ -536,9 +531,9 @@ fn mutate(context: &Context, desk: &mut Desk, mutation: &Mutation, now: &Moment)
         Mutation::Release { todo, token } => match desk.release(todo, *token, now) {
             Ok((ending, repeated)) => {
                 let guard = repeated.then_some("duplicate_release_guard");
-                ok(
+                Answered::of(
                     200,
-                    json!({ "repo": todo.repo, "slug": todo.slug, "token": token, "stage": ending.stage, "released_at": ending.at, "guard": guard }),
+                    &json!({ "repo": todo.repo, "slug": todo.slug, "token": token, "stage": ending.stage, "released_at": ending.at, "guard": guard }),
                 )
             }
             Err(found) => {
@@ -549,20 +544,20 @@ fn mutate(context: &Context, desk: &mut Desk, mutation: &Mutation, now: &Moment)
         Mutation::Redrive { todo } => {
             let changed = desk.redrive(todo, now);
             let state = desk.todo(todo);
-            ok(
+            Answered::of(
                 200,
-                json!({ "repo": todo.repo, "slug": todo.slug, "stage": state.stage, "attempts": state.attempts, "guard": (!changed).then_some("nothing_to_redrive") }),
+                &json!({ "repo": todo.repo, "slug": todo.slug, "stage": state.stage, "attempts": state.attempts, "guard": (!changed).then_some("nothing_to_redrive") }),
             )
         }
         Mutation::File { repo, body } => match desk.file(repo, body.clone(), now.wall) {
-            Ok(new) => ok(
+            Ok(new) => Answered::of(
                 if new { 201 } else { 200 },
-                json!({ "repo": repo, "slug": body.slug, "lane": body.lane, "after": body.after, "priority": body.priority, "guard": (!new).then_some("duplicate_todo_guard") }),
+                &json!({ "repo": repo, "slug": body.slug, "lane": body.lane, "after": body.after, "priority": body.priority, "guard": (!new).then_some("duplicate_todo_guard") }),
             ),
             Err(error) => Err(filing_problem(&TodoKey { repo: repo.clone(), slug: body.slug.clone() }, error)),
         },
         Mutation::SetAfter { todo, after } => match desk.set_after(todo, after.clone()) {
-            Ok(_) => ok(200, json!({ "repo": todo.repo, "slug": todo.slug, "after": after })),
+            Ok(_) => Answered::of(200, &json!({ "repo": todo.repo, "slug": todo.slug, "after": after })),
             Err(error) => Err(filing_problem(todo, error)),
         },
         Mutation::Pause { lane, body } => {
@@ -582,7 +577,7 @@ fn mutate(context: &Context, desk: &mut Desk, mutation: &Mutation, now: &Moment)
 
 fn lane_answer(context: &Context, desk: &Desk, lane: &crate::model::ids::Lane) -> Answer {
     let (state, wip) = desk.lane(lane);
-    ok(200, LaneView::of(&state, wip, context.settings.rules.wip.of(lane)))
+    Answered::of(200, &LaneView::of(&state, wip, context.settings.rules.wip.of(lane)))
 }
 
 /// What a holder should know.

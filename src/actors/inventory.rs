@@ -266,14 +266,7 @@ impl Actor for InventoryActor {
     ) -> Result<InventoryState, ActorProcessingErr> {
         let address = args.entry().inventory.clone();
         address.point_at(Some(myself));
-        let ticks = tokio::spawn(async move {
-            let mut ticks = tokio::time::interval(TICK);
-            ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-            loop {
-                ticks.tick().await;
-                let _ = address.send(InventoryMsg::Tick);
-            }
-        });
+        let ticks = address.every(TICK, || InventoryMsg::Tick);
         // What an earlier incarnation was told and did not follow is lost: so everything is looked at anew.
         drop(args.entry().signals.take());
         Ok(InventoryState {
@@ -303,7 +296,7 @@ impl Actor for InventoryActor {
             labels: [0; RowLabel::ALL.len()],
             surveys: 0,
             looks: 0,
-            _ticks: AbortOnDropHandle::new(ticks),
+            _ticks: ticks,
         })
     }
 

@@ -1,6 +1,6 @@
 //! The way in to what is shown as it changes: worktrees, sessions, events. The rest of [`Handle`] is in `handle`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -66,24 +66,30 @@ impl Handle {
 
     /// The worktrees as they are known now, by repository.
     pub fn worktrees(&self, repo: Option<&RepoName>) -> Result<Vec<WorktreeRow>, Problem> {
-        let now = self.context().clock.moment();
+        let (now, logs) = (self.context().clock.moment(), self.logs());
         let fill = |entry: &RepoEntry| {
             let shown: Arc<Shown> = entry.rows.get();
-            shown.rows.iter().map(|row| self.filled((**row).clone(), &now)).collect::<Vec<_>>()
+            shown.rows.iter().map(|row| self.filled((**row).clone(), &logs, &now)).collect::<Vec<_>>()
         };
         Ok(self.entries(repo)?.into_iter().flat_map(fill).collect())
     }
 
+    fn logs(&self) -> HashMap<TodoKey, Vec<SessionId>> {
+        self.context().sessions.logs_by_todo(&self.context().places)
+    }
+
     /// A row with what is not the inventory's: who works there, and how old it is.
-    fn filled(&self, mut row: WorktreeRow, now: &Moment) -> WorktreeRow {
+    fn filled(&self, mut row: WorktreeRow, logs: &HashMap<TodoKey, Vec<SessionId>>, now: &Moment) -> WorktreeRow {
         let context = self.context();
         row.age_ms = row.looked_at.map(|at| u64::try_from(now.wall.as_ms().saturating_sub(at.as_ms())).unwrap_or(0));
         if let Some(slug) = row.slug.clone() {
             let todo = TodoKey { repo: row.repo.clone(), slug };
             let state = context.board.of(&todo);
             row.claim = state.live(now.awake).map(|claim| ClaimHolder::of(claim, now));
-            row.sessions =
-                context.sessions.open_of(&todo, row.claim.as_ref().map(|claim| claim.token), &context.places());
+            let held = row.claim.as_ref().map(|claim| SessionId::of_claim(&todo, claim.token));
+            let held = held.filter(|session| context.sessions.has(session));
+            let logs = logs.get(&todo).map(Vec::as_slice).unwrap_or_default();
+            row.sessions = held.iter().chain(logs).map(ToString::to_string).collect();
         }
         row
     }
@@ -136,7 +142,7 @@ impl Handle {
         asked.map_err(|error| inventory_did_not_answer(repo, error))??;
         let row = entry.rows.get().rows.iter().find(|row| row.name == name).cloned();
         let row = row.ok_or_else(|| unknown(repo, name))?;
-        Ok(self.filled((*row).clone(), &self.context().clock.moment()))
+        Ok(self.filled((*row).clone(), &self.logs(), &self.context().clock.moment()))
     }
 
     /// Removes a worktree, when nothing would be lost.
@@ -149,7 +155,7 @@ impl Handle {
     #[must_use]
     pub fn sessions(&self, query: &SessionQuery) -> Vec<SessionView> {
         let context = self.context();
-        let mut views = context.sessions.all(&context.board, &context.places(), &context.clock.moment());
+        let mut views = context.sessions.all(&context.board, &context.places, &context.clock.moment());
         views.retain(|view| query.wants(view));
         query.order(&mut views);
         views
@@ -176,7 +182,7 @@ impl Handle {
     pub async fn session(&self, id: &SessionId) -> Result<SessionView, Problem> {
         let context = self.context();
         let now = context.clock.moment();
-        if let Some(view) = context.sessions.one(id, &context.board, &context.places(), &now) {
+        if let Some(view) = context.sessions.one(id, &context.board, &context.places, &now) {
             return Ok(view);
         }
         let ledger = &context.ledger;

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwapOption;
 use ractor::ActorRef;
 use tokio::sync::oneshot;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::metrics::actors as metric;
 use crate::metrics::actors::{ActorKind, DropReason};
@@ -134,6 +135,20 @@ impl<M: Send + 'static> Address<M> {
             metric::message_dropped(self.gauge.kind, DropReason::Dead);
             SendError::Down
         })
+    }
+
+    /// Sends a message again and again, as long as what comes back is kept; one that finds the mailbox full or nobody at
+    /// home is left out.
+    pub fn every(&self, period: Duration, message: impl Fn() -> M + Send + 'static) -> AbortOnDropHandle<()> {
+        let address = self.clone();
+        AbortOnDropHandle::new(tokio::spawn(async move {
+            let mut ticks = tokio::time::interval(period);
+            ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            loop {
+                ticks.tick().await;
+                let _ = address.send(message());
+            }
+        }))
     }
 
     /// Sends a question and waits for the answer, at most `limit`.

@@ -24,12 +24,11 @@ use super::mailbox::{Address, Envelope, Reply};
 use super::watching::Watched;
 use crate::metrics::actors::ActorKind;
 use crate::model::desk::Change;
-use crate::model::event::EventKind;
 use crate::model::ids::{RepoName, SessionId, Slug, TodoKey};
 use crate::model::problem::{Problem, ProblemCode};
 use crate::model::session::{
     self, Activity, ClaimSession, LastEvent, LivenessFacts, LivenessTerms, NewSessionEvent, SessionEvent,
-    SessionSource, SessionStatus, SessionView,
+    SessionSource, SessionStatus, SessionStep, SessionView,
 };
 use crate::model::time::{Moment, Timestamp};
 use crate::store::{Chain, Write};
@@ -99,54 +98,41 @@ impl Sessions {
 
     /// Takes in what is in the ledger now: claims begin and end sessions.
     pub(super) fn follow(&self, changes: &[Change], now: Timestamp) {
-        let of_claims = changes.iter().filter_map(|change| match change {
-            Change::Todo { todo, state, events } if !events.is_empty() => Some((todo, state, events)),
-            _ => None,
-        });
-        for (todo, state, events) in of_claims {
-            for (kind, data) in events {
-                match (kind, &state.claim) {
-                    (EventKind::ClaimGranted, Some(claim)) => {
-                        let session = ClaimSession {
-                            todo: todo.clone(),
-                            token: claim.token,
-                            lane: claim.lane.clone(),
-                            worker: claim.worker.clone(),
-                            started_at: claim.granted_at,
-                            ended_at: None,
-                            how: None,
-                        };
-                        self.write(|inner| inner.put(session, Activity::default()));
+        for change in changes {
+            let Change::Todo { todo, state, events } = change else { continue };
+            for step in events.iter().filter_map(|(kind, data)| SessionStep::of(todo, state, *kind, data)) {
+                self.write(|inner| match step {
+                    SessionStep::Began(session) => inner.put(session, Activity::default()),
+                    SessionStep::Ended { id, how } => {
+                        inner.open.remove(&id);
+                        if let Some(of) = inner.claims.get_mut(&id) {
+                            (of.session.ended_at, of.session.how) = (Some(now), Some(how));
+                        }
                     }
-                    (EventKind::ClaimExpired | EventKind::ClaimReleased, _) => {
-                        let token = data.get("token").and_then(Value::as_u64).unwrap_or(0);
-                        let how = state.ending(token).and_then(|ending| serde_json::to_value(ending.how).ok());
-                        let how = how.and_then(|how| how.as_str().map(str::to_owned));
-                        self.write(|inner| {
-                            let id = SessionId::of_claim(todo, token);
-                            inner.open.remove(&id);
-                            if let Some(of) = inner.claims.get_mut(&id) {
-                                of.session.ended_at = Some(now);
-                                of.session.how = how;
-                            }
-                        });
-                    }
-                    _ => {}
-                }
+                });
             }
         }
     }
 
-    /// Sessions of a todo that are not over, newest first.
+    /// Logs that are written to, by the todo they belong to, newest first.
     #[must_use]
-    pub fn open_of(&self, todo: &TodoKey, token: Option<u64>, places: &Places) -> Vec<String> {
+    pub fn logs_by_todo(&self, places: &Places) -> HashMap<TodoKey, Vec<SessionId>> {
         let inner = self.read();
-        let held = token.map(|token| SessionId::of_claim(todo, token)).filter(|id| inner.claims.contains_key(id));
-        let logs =
-            inner.logs.values().filter(|log| !log.cold && places.todo_of(log.cwd.as_deref()).as_ref() == Some(todo));
-        let mut logs: Vec<(Timestamp, &SessionId)> = logs.map(|log| (log.written_at, &log.id)).collect();
-        logs.sort_by(|a, b| b.cmp(a));
-        held.iter().chain(logs.into_iter().map(|(_, id)| id)).map(ToString::to_string).collect()
+        let mut logs: Vec<&Arc<LogTail>> = inner.logs.values().filter(|log| !log.cold).collect();
+        logs.sort_by(|a, b| (b.written_at, &b.id).cmp(&(a.written_at, &a.id)));
+        let mut by_todo: HashMap<TodoKey, Vec<SessionId>> = HashMap::new();
+        for log in logs {
+            if let Some((repo, Some(slug))) = places.of(log.cwd.as_deref()) {
+                by_todo.entry(TodoKey { repo, slug }).or_default().push(log.id.clone());
+            }
+        }
+        by_todo
+    }
+
+    /// Whether a session of a claim is at hand.
+    #[must_use]
+    pub fn has(&self, id: &SessionId) -> bool {
+        self.read().claims.contains_key(id)
     }
 
     /// Every session at hand.
@@ -297,11 +283,6 @@ impl Places {
             cwd.starts_with(main).then(|| (repo.clone(), None))
         })
     }
-
-    fn todo_of(&self, cwd: Option<&str>) -> Option<TodoKey> {
-        let (repo, slug) = self.of(cwd)?;
-        Some(TodoKey { repo, slug: slug? })
-    }
 }
 
 /// What the sessions actor hears.
@@ -396,15 +377,7 @@ impl Actor for SessionsActor {
         context: Arc<Context>,
     ) -> Result<SessionsState, ActorProcessingErr> {
         context.sessions_address.point_at(Some(myself));
-        let address = context.sessions_address.clone();
-        let ticks = tokio::spawn(async move {
-            let mut ticks = tokio::time::interval(TICK);
-            ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-            loop {
-                ticks.tick().await;
-                let _ = address.send(SessionsMsg::Tick);
-            }
-        });
+        let ticks = context.sessions_address.every(TICK, || SessionsMsg::Tick);
         let state = SessionsState {
             logs: Some(Box::new(LogSet::new(context.settings.session_logs.clone()))),
             context,
@@ -413,9 +386,11 @@ impl Actor for SessionsActor {
             look_again: false,
             wanted: Vec::new(),
             since_look: LOOK_EVERY,
-            _ticks: AbortOnDropHandle::new(ticks),
+            _ticks: ticks,
         };
-        state.load();
+        if !state.context.sessions.is_loaded() {
+            state.load_after(Duration::ZERO);
+        }
         Ok(state)
     }
 
@@ -453,12 +428,10 @@ impl Actor for SessionsActor {
 
 impl SessionsState {
     /// Reads what the ledger has, aside: a start does not wait for it.
-    fn load(&self) {
-        if self.context.sessions.is_loaded() {
-            return;
-        }
+    fn load_after(&self, pause: Duration) {
         let context = self.context.clone();
         tokio::spawn(async move {
+            tokio::time::sleep(pause).await;
             let result = match context.ledger.store() {
                 Ok(store) => store.sessions(AT_HAND_MAX).await.map_err(|error| context.ledger.note(&error)),
                 Err(problem) => Err(problem),
@@ -482,15 +455,7 @@ impl SessionsState {
             }),
             Err(problem) => {
                 tracing::warn!(%problem, "sessions cannot be read from the ledger yet");
-                let context = self.context.clone();
-                tokio::spawn(async move {
-                    tokio::time::sleep(TICK).await;
-                    let result = match context.ledger.store() {
-                        Ok(store) => store.sessions(AT_HAND_MAX).await.map_err(|error| context.ledger.note(&error)),
-                        Err(problem) => Err(problem),
-                    };
-                    let _ = context.sessions_address.tell(SessionsMsg::Loaded { result });
-                });
+                self.load_after(TICK);
             }
         }
     }
@@ -576,7 +541,6 @@ impl SessionsState {
         let changed: Vec<LogTail> =
             looked.changed.iter().filter_map(|id| by_id.get(id).map(|log| (*log).clone())).collect();
         let now = self.context.clock.moment();
-        let places = self.context.places();
         if !changed.is_empty() || !looked.gone.is_empty() {
             let first = self.context.sessions.write(|inner| {
                 inner.logs.retain(|id, _| !looked.gone.contains(id));
@@ -591,16 +555,16 @@ impl SessionsState {
             // Of an old log that was only found there is nothing to tell.
             let mut told = Vec::new();
             for log in changed.iter().filter(|log| !first.contains(&log.id)) {
-                let Some(view) = self.context.sessions.one(&log.id, &self.context.board, &places, &now) else {
+                let Some(view) = self.context.sessions.one(&log.id, &self.context.board, &self.context.places, &now)
+                else {
                     continue;
                 };
                 self.told.insert(log.id.clone(), view.status);
-                let todo = view.repo.clone().zip(view.slug.clone()).map(|(repo, slug)| TodoKey { repo, slug });
                 let delta = json!({
                     "source": view.source, "title": view.title, "status": view.status, "events": view.events,
                     "corrupt": view.corrupt, "last": view.last,
                 });
-                told.push(Write::SessionSeen { session: log.id.clone(), todo, delta, at: now.wall });
+                told.push(Write::SessionSeen { session: log.id.clone(), todo: view.todo(), delta, at: now.wall });
             }
             self.tell(told);
         }
@@ -616,21 +580,20 @@ impl SessionsState {
         if self.since_look >= LOOK_EVERY {
             self.look();
         }
-        let (now, places) = (self.context.clock.moment(), self.context.places());
+        let (now, places) = (self.context.clock.moment(), &self.context.places);
         let sessions = &self.context.sessions;
         // Of a dormant one time alone changes nothing any more.
         let lively = self.told.iter().filter(|(_, status)| **status != SessionStatus::Dormant).map(|(id, _)| id);
         let ids: BTreeSet<SessionId> = sessions.read().open.iter().chain(lively).cloned().collect();
-        let views = ids.iter().filter_map(|id| sessions.one(id, &self.context.board, &places, &now));
+        let views = ids.iter().filter_map(|id| sessions.one(id, &self.context.board, places, &now));
         let mut told = HashMap::with_capacity(self.told.len());
         let mut writes = Vec::new();
         // Those that are over are told by their claim's end.
         for view in views.into_iter().filter(|view| view.status != SessionStatus::Done) {
             let before = self.told.get(&view.id);
             if before.is_some_and(|before| *before != view.status) {
-                let todo = view.repo.clone().zip(view.slug.clone()).map(|(repo, slug)| TodoKey { repo, slug });
                 let delta = json!({ "status": view.status });
-                writes.push(Write::SessionSeen { session: view.id.clone(), todo, delta, at: now.wall });
+                writes.push(Write::SessionSeen { session: view.id.clone(), todo: view.todo(), delta, at: now.wall });
             }
             told.insert(view.id, view.status);
         }

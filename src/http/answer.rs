@@ -101,13 +101,10 @@ pub(super) fn keyed(headers: &HeaderMap, what: &str, form: Form, body: &Bytes) -
 
 /// What a request for work or a complete came to, before it is given its form.
 pub(super) fn of_work(work: Work) -> Answer {
-    let (status, body) = match work {
-        Work::Done(product) => (StatusCode::OK, serde_json::to_string(&product)),
-        Work::Running(operation) => (StatusCode::ACCEPTED, serde_json::to_string(&operation)),
-    };
-    let body =
-        body.map_err(|error| Problem::new(ProblemCode::Internal, format!("the answer could not be written: {error}")))?;
-    Ok(Answered { status: status.as_u16(), body })
+    match work {
+        Work::Done(product) => Answered::of(StatusCode::OK.as_u16(), &product),
+        Work::Running(operation) => Answered::of(StatusCode::ACCEPTED.as_u16(), &operation),
+    }
 }
 
 /// An answer in the form that was asked for.

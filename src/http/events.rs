@@ -15,7 +15,7 @@ use warp::hyper::body::Bytes;
 use warp::reply::{Reply as _, Response};
 
 use super::Routes;
-use super::problem::{Answer, reply};
+use super::problem::{self, Answer, reply};
 use crate::actors::Handle;
 use crate::model::event::EventFilter;
 use crate::model::ids::{RepoName, SessionId};
@@ -44,8 +44,7 @@ pub(super) fn routes(handle: Handle) -> Routes {
 
 fn listen(handle: &Handle, query: &str, headers: &HeaderMap) -> Answer {
     let invalid = |detail: String| Problem::new(ProblemCode::InvalidRequest, detail);
-    let asked: Query = serde_urlencoded::from_str(query)
-        .map_err(|error| invalid(format!("the query is not types, repo, session and last_event_id: {error}")))?;
+    let asked: Query = problem::query(query, "types, repo, session and last_event_id")?;
     if let Some(repo) = &asked.repo {
         handle.context().repo(Some(repo))?;
     }

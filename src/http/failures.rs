@@ -8,11 +8,10 @@ use warp::hyper::body::Bytes;
 
 use super::Routes;
 use super::answer::require_json;
-use super::problem::{Answer, json, parse, reply};
+use super::problem::{self, Answer, json, parse, reply};
 use crate::actors::Handle;
 use crate::model::fingerprint;
 use crate::model::ids::Lane;
-use crate::model::problem::{Problem, ProblemCode};
 use crate::model::time::Timestamp;
 use crate::model::view::ExplainRequest;
 
@@ -45,9 +44,7 @@ pub(super) fn routes(handle: Handle) -> Routes {
 }
 
 async fn list(handle: &Handle, query: &str) -> Answer {
-    let query: Query = serde_urlencoded::from_str(query).map_err(|error| {
-        Problem::new(ProblemCode::InvalidRequest, format!("the query is not lane and since (RFC 3339): {error}"))
-    })?;
+    let query: Query = problem::query(query, "lane and since (RFC 3339)")?;
     let since = query.since.unwrap_or(Timestamp::from_ms(i64::MIN));
     Ok(json(StatusCode::OK, &handle.failures(query.lane.as_ref(), since).await?))
 }

@@ -102,6 +102,12 @@ pub(super) fn from_status(status: StatusCode, method: &str, path: &str) -> Probl
     }
 }
 
+/// A query that should have had these parts, as people would list them.
+pub(super) fn query<T: serde::de::DeserializeOwned>(query: &str, parts: &str) -> Result<T, Problem> {
+    serde_urlencoded::from_str(query)
+        .map_err(|error| Problem::new(ProblemCode::InvalidRequest, format!("the query is not {parts}: {error}")))
+}
+
 /// A body that should have been a request.
 pub(super) fn parse<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     // serde would read a list as the fields in their order.

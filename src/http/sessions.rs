@@ -9,7 +9,7 @@ use warp::hyper::body::Bytes;
 use super::Routes;
 use super::answer::{Form, keyed, require_json, shaped};
 use super::page::{Page, page, unchanged, with_etag};
-use super::problem::{Answer, json, parse, reply};
+use super::problem::{self, Answer, json, parse, reply};
 use crate::actors::Handle;
 use crate::model::ids::{Lane, RepoName, SessionId};
 use crate::model::kept::Answered;
@@ -93,10 +93,7 @@ fn id(text: &str) -> Result<SessionId, Problem> {
 }
 
 fn list(handle: &Handle, query: &str, headers: &HeaderMap) -> Answer {
-    let asked: Query = serde_urlencoded::from_str(query).map_err(|error| {
-        let detail = format!("the query is not status, lane, repo, q, sort, group, after and limit: {error}");
-        Problem::new(ProblemCode::InvalidRequest, detail)
-    })?;
+    let asked: Query = problem::query(query, "status, lane, repo, q, sort, group, after and limit")?;
     let statuses = asked.status.as_deref().map(statuses).transpose()?.unwrap_or_default();
     let wanted = SessionQuery { statuses, lane: asked.lane, repo: asked.repo, text: asked.q.clone(), sort: asked.sort };
     let views = handle.sessions(&wanted);
@@ -130,9 +127,7 @@ async fn one(handle: &Handle, text: &str) -> Answer {
 
 async fn events(handle: &Handle, text: &str, query: &str) -> Answer {
     let id = id(text)?;
-    let asked: EventsQuery = serde_urlencoded::from_str(query).map_err(|error| {
-        Problem::new(ProblemCode::InvalidRequest, format!("the query is not after and limit: {error}"))
-    })?;
+    let asked: EventsQuery = problem::query(query, "after and limit")?;
     let limit = asked.limit.unwrap_or(EVENTS_DEFAULT);
     if limit == 0 || limit > EVENTS_MAX {
         return Err(Problem::new(ProblemCode::InvalidRequest, format!("limit is {limit}; it is 1 to {EVENTS_MAX}")));
@@ -155,10 +150,7 @@ async fn report(handle: &Handle, text: &str, headers: &HeaderMap, body: &Bytes) 
     let accepted = events.len();
     let reported = async {
         let events = handle.report(&id, events).await?;
-        let body = serde_json::to_string(&Reported { session: id.clone(), accepted, events }).map_err(|error| {
-            Problem::new(ProblemCode::Internal, format!("the answer could not be written: {error}"))
-        })?;
-        Ok(Answered { status: 200, body })
+        Answered::of(200, &Reported { session: id.clone(), accepted, events })
     };
     Ok(shaped(handle.under(keyed, reported).await, Form::Json))
 }

@@ -8,7 +8,7 @@ use warp::hyper::body::Bytes;
 
 use super::Routes;
 use super::answer::{Form, keyed, require_json, shaped};
-use super::problem::{Answer, json, parse, reply};
+use super::problem::{self, Answer, json, parse, reply};
 use crate::actors::Handle;
 use crate::model::filed::{AFTER_MAX, BRIEF_BYTES_MAX, NewTodo};
 use crate::model::ids::{Lane, RepoName, Slug, TodoKey};
@@ -72,9 +72,7 @@ pub(super) fn key(repo: &str, slug: &str) -> Result<TodoKey, Problem> {
 }
 
 async fn list(handle: &Handle, query: &str) -> Answer {
-    let query: Query = serde_urlencoded::from_str(query).map_err(|error| {
-        Problem::new(ProblemCode::InvalidRequest, format!("the query is not repo, stage and lane: {error}"))
-    })?;
+    let query: Query = problem::query(query, "repo, stage and lane")?;
     let filter = TodoFilter { repo: query.repo, stage: query.stage, lane: query.lane };
     Ok(json(StatusCode::OK, &handle.todos(&filter).await?))
 }

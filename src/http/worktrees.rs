@@ -12,7 +12,7 @@ use warp::hyper::body::Bytes;
 use super::Routes;
 use super::answer::{Form, keyed, require_json, shaped};
 use super::page::{Page, page, unchanged, with_etag};
-use super::problem::{Answer, json, parse, reply};
+use super::problem::{self, Answer, json, parse, reply};
 use crate::actors::Handle;
 use crate::model::ids::RepoName;
 use crate::model::kept::Answered;
@@ -91,11 +91,6 @@ pub(super) fn routes(handle: Handle) -> Routes {
     list.or(one).unify().or(refresh).unify().or(remove).unify().boxed()
 }
 
-fn parsed<T: serde::de::DeserializeOwned>(query: &str, what: &str) -> Result<T, Problem> {
-    serde_urlencoded::from_str(query)
-        .map_err(|error| Problem::new(ProblemCode::InvalidRequest, format!("the query is not {what}: {error}")))
-}
-
 /// A name in a path; git's names of worktrees can have anything in them.
 fn unescaped(name: &str) -> Result<String, Problem> {
     let bytes = percent_encoding::percent_decode_str(name).collect::<Vec<u8>>();
@@ -107,7 +102,7 @@ fn repo_named(repo: &str) -> Result<RepoName, Problem> {
 }
 
 async fn list(handle: &Handle, query: &str, headers: &HeaderMap) -> Answer {
-    let asked: Query = parsed(query, "repo, state, q, fields, after, limit and wait_ms")?;
+    let asked: Query = problem::query(query, "repo, state, q, fields, after, limit and wait_ms")?;
     let states = asked.state.as_deref().map(states).transpose()?;
     let fields = asked.fields.as_deref().map(fields).transpose()?;
     let wait = Duration::from_millis(asked.wait_ms.unwrap_or(0).min(WAIT_MS_MAX));
@@ -167,7 +162,7 @@ fn says(row: &WorktreeRow, text: &str) -> bool {
 }
 
 async fn one(handle: &Handle, repo: &str, name: &str, query: &str) -> Answer {
-    let OneQuery { disk } = parsed(query, "disk")?;
+    let OneQuery { disk } = problem::query(query, "disk")?;
     Ok(json(StatusCode::OK, &handle.worktree(&repo_named(repo)?, &unescaped(name)?, disk).await?))
 }
 
@@ -179,16 +174,10 @@ async fn refresh(handle: &Handle, repo: &str, name: &str, headers: &HeaderMap, b
 }
 
 async fn remove(handle: &Handle, repo: &str, name: &str, query: &str, headers: &HeaderMap) -> Answer {
-    let RemoveQuery { dry_run } = parsed(query, "dry_run")?;
+    let RemoveQuery { dry_run } = problem::query(query, "dry_run")?;
     let (repo_name, worktree) = (repo_named(repo)?, unescaped(name)?);
     let what = format!("DELETE /worktrees/{repo}/{name}?dry_run={dry_run}");
     let keyed = keyed(headers, &what, Form::Json, &Bytes::new())?;
-    let removed = async {
-        let removal = handle.remove_worktree(&repo_name, &worktree, dry_run).await?;
-        let body = serde_json::to_string(&removal).map_err(|error| {
-            Problem::new(ProblemCode::Internal, format!("the answer could not be written: {error}"))
-        })?;
-        Ok(Answered { status: 200, body })
-    };
+    let removed = async { Answered::of(200, &handle.remove_worktree(&repo_name, &worktree, dry_run).await?) };
     Ok(shaped(handle.under(keyed, removed).await, Form::Json))
 }

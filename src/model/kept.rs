@@ -27,6 +27,16 @@ pub struct Answered {
     pub body: String,
 }
 
+impl Answered {
+    /// An answer with this body.
+    pub fn of(status: u16, body: &impl Serialize) -> Answer {
+        let body = serde_json::to_string(body).map_err(|error| {
+            Problem::new(ProblemCode::Internal, format!("the answer could not be written: {error}"))
+        })?;
+        Ok(Self { status, body })
+    }
+}
+
 /// What came of a request.
 pub type Answer = Result<Answered, Problem>;
 

@@ -5,8 +5,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::event::EventKind;
 use super::ids::{Lane, RepoName, SessionId, Slug, TodoKey, Worker};
 use super::time::Timestamp;
+use super::todo::TodoState;
 
 /// Events one request may bring.
 pub const EVENTS_PER_REQUEST_MAX: usize = 100;
@@ -195,6 +197,46 @@ pub struct ClaimSession {
     pub how: Option<String>,
 }
 
+/// What an event of a todo means to its sessions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SessionStep {
+    /// A claim began one.
+    Began(ClaimSession),
+    /// A claim was over, and with it this one.
+    Ended {
+        /// Which.
+        id: SessionId,
+        /// How it ended, in one word.
+        how: String,
+    },
+}
+
+impl SessionStep {
+    /// Every claim has its session: it begins with the grant and ends with the claim. `state` is the todo's after the
+    /// event.
+    #[must_use]
+    pub fn of(todo: &TodoKey, state: &TodoState, kind: EventKind, data: &Value) -> Option<Self> {
+        match (kind, &state.claim) {
+            (EventKind::ClaimGranted, Some(claim)) => Some(Self::Began(ClaimSession {
+                todo: todo.clone(),
+                token: claim.token,
+                lane: claim.lane.clone(),
+                worker: claim.worker.clone(),
+                started_at: claim.granted_at,
+                ended_at: None,
+                how: None,
+            })),
+            (EventKind::ClaimExpired | EventKind::ClaimReleased, _) => {
+                let token = data.get("token").and_then(Value::as_u64).unwrap_or(0);
+                let how = state.ending(token).and_then(|ending| serde_json::to_value(ending.how).ok());
+                let how = how.as_ref().and_then(Value::as_str).unwrap_or("released").to_owned();
+                Some(Self::Ended { id: SessionId::of_claim(todo, token), how })
+            }
+            _ => None,
+        }
+    }
+}
+
 impl ClaimSession {
     /// Its id.
     #[must_use]
@@ -276,6 +318,15 @@ pub struct SessionView {
     pub last: Option<LastEvent>,
     /// What it waits for a person for, while it does.
     pub waits_for: Option<String>,
+}
+
+impl SessionView {
+    /// The todo it works on, when that is known.
+    #[must_use]
+    pub fn todo(&self) -> Option<TodoKey> {
+        let (repo, slug) = self.repo.clone().zip(self.slug.clone())?;
+        Some(TodoKey { repo, slug })
+    }
 }
 
 /// What a list of sessions is ordered by.

@@ -14,9 +14,8 @@ use crate::model::operation::{Operation, OperationState};
 use crate::model::phase::PhaseReport;
 use crate::model::problem::{Problem, ProblemCode};
 use crate::model::record::{ConflictMark, PrepareMark, SyncMark, TodoMark, Verdict, WorktreeMark};
-use crate::model::session::{ClaimSession, NewSessionEvent};
+use crate::model::session::{NewSessionEvent, SessionStep};
 use crate::model::time::Timestamp;
-use crate::model::todo::TodoState;
 
 /// Verdicts kept; older ones are let go, and their trees are judged again if they ever come back.
 const VERDICTS_MAX: i64 = 10_000;
@@ -240,26 +239,9 @@ fn session_reported(
     Ok(())
 }
 
-/// Every claim has its session: it begins with the grant and ends with the claim.
-fn session_follows(
-    db: &Connection,
-    todo: &TodoKey,
-    state: &TodoState,
-    kind: EventKind,
-    data: &Value,
-    at: Timestamp,
-) -> Result<(), StoreError> {
-    match (kind, &state.claim) {
-        (EventKind::ClaimGranted, Some(claim)) => {
-            let session = ClaimSession {
-                todo: todo.clone(),
-                token: claim.token,
-                lane: claim.lane.clone(),
-                worker: claim.worker.clone(),
-                started_at: claim.granted_at,
-                ended_at: None,
-                how: None,
-            };
+fn session_follows(db: &Connection, step: SessionStep, at: Timestamp) -> Result<(), StoreError> {
+    match step {
+        SessionStep::Began(session) => {
             db.prepare_cached("INSERT OR REPLACE INTO sessions (id, ended, record) VALUES (?1, NULL, ?2)")?
                 .execute(params![session.id().as_str(), serde_json::to_string(&session)?])?;
             let n = db.last_insert_rowid();
@@ -267,20 +249,12 @@ fn session_follows(
                 sessions_swept(db, n - SESSIONS_MAX)?;
             }
         }
-        (EventKind::ClaimExpired | EventKind::ClaimReleased, _) => {
-            let token = data.get("token").and_then(Value::as_u64).unwrap_or(0);
-            let how = state.ending(token).map(|ending| json!(ending.how)).unwrap_or_else(|| json!("released"));
+        SessionStep::Ended { id, how } => {
             db.prepare_cached(
                 "UPDATE sessions SET ended = ?2, record = json_set(record, '$.ended_at', ?3, '$.how', ?4) WHERE id = ?1",
             )?
-            .execute(params![
-                SessionId::of_claim(todo, token).as_str(),
-                at.as_ms(),
-                at.to_string(),
-                how.as_str().unwrap_or("released")
-            ])?;
+            .execute(params![id.as_str(), at.as_ms(), at.to_string(), how])?;
         }
-        _ => {}
     }
     Ok(())
 }
@@ -351,7 +325,9 @@ fn decided(db: &Connection, change: &Change, at: Timestamp) -> Result<(), StoreE
                 return Err(StoreError::Conflict(format!("token {token} of {todo} is behind one that was given")));
             }
             events.iter().try_for_each(|(kind, data)| {
-                session_follows(db, todo, state, *kind, data, at)?;
+                if let Some(step) = SessionStep::of(todo, state, *kind, data) {
+                    session_follows(db, step, at)?;
+                }
                 append(db, at, *kind, todo, data)
             })
         }
