@@ -162,7 +162,9 @@ fn main() {
             vec![("listen", "127.0.0.1:0".to_owned()), ("data_dir", dir.path().join("data").display().to_string())];
         let flags = Flags { settings, repos: vec![repo] };
         let config = Config::load(&flags, &std::collections::BTreeMap::new(), None).expect("a configuration");
-        let daemon = Daemon::build(&config, Doors::real()).await.expect("builds");
+        let daemon = Daemon::build(&config, Doors::real(slugline::actors::health::turning::Workers::unwatched()))
+            .await
+            .expect("builds");
         let (handle, address) = (daemon.handle.clone(), daemon.address);
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let serving = tokio::spawn(daemon.serve(async {

@@ -505,7 +505,7 @@ fn lag(dir: &Path, rows: &mut Vec<Row>) {
     let lags = runtime.block_on(async {
         let doors = slugline::runtime::Doors {
             runner: slugline::process::Runner::new(env!("CARGO_BIN_EXE_slugline").into()),
-            ..slugline::runtime::Doors::real()
+            ..slugline::runtime::Doors::real(slugline::actors::health::turning::Workers::unwatched())
         };
         let daemon = slugline::runtime::Daemon::build(&config, doors).await.expect("builds");
         let handle = daemon.handle.clone();

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use crate::model::ids::{Lane, RepoName};
+use crate::model::job::JobName;
 use crate::model::settings::{Fault, Section};
 
 /// Where the daemon listens when nothing is said: SLUG on a telephone.
@@ -47,6 +48,12 @@ pub struct Config {
     pub lanes: Lanes,
     /// The runtime's watchdog.
     pub watchdog: Watchdog,
+    /// Whether the daemon is to be relied on.
+    pub readiness: ReadinessConfig,
+    /// The daemon's own duties.
+    pub jobs: BTreeMap<JobName, JobConfig>,
+    /// What is let go.
+    pub retention: RetentionConfig,
     /// Carrying out.
     pub runs: Runs,
     /// Actors.
@@ -128,6 +135,55 @@ pub struct Watchdog {
     pub lag_threshold_ms: u64,
     /// How often the lag is measured, in milliseconds.
     pub interval_ms: u64,
+    /// An actor that handles one message for so long hangs and is ended, in milliseconds.
+    pub handler_timeout_ms: u64,
+    /// Dumps of hangs are at least so far apart, in milliseconds.
+    pub dump_every_ms: u64,
+    /// Dumps that are kept.
+    pub dumps_max: usize,
+    /// Whether the stacks of stuck threads are taken.
+    pub stacks: bool,
+}
+
+/// `[readiness]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReadinessConfig {
+    /// Failing sightings in a row until a criterion is `NO_GO`.
+    pub fail_after: u64,
+    /// Good sightings in a row until it is `GO`.
+    pub pass_after: u64,
+    /// The failing sightings span at least so many milliseconds.
+    pub min_span_ms: u64,
+    /// Sightings further apart are not in a row.
+    pub max_gap_ms: u64,
+    /// Evidence of so many milliseconds says nothing any more.
+    pub evidence_max_ms: u64,
+    /// The same of what an earlier daemon stored.
+    pub stored_max_ms: u64,
+    /// Incidents without a sign for so many milliseconds fade.
+    pub incident_stale_ms: u64,
+    /// Todos that wait for so many milliseconds while nothing moves are a stall.
+    pub stall_ms: u64,
+    /// Less room on disk than so many bytes is too little.
+    pub disk_free_min_bytes: u64,
+}
+
+/// One job of `[jobs]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JobConfig {
+    /// How often it runs, in milliseconds; never when 0.
+    pub every_ms: u64,
+    /// How long one run should take, in milliseconds.
+    pub budget_ms: u64,
+}
+
+/// `[retention]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RetentionConfig {
+    /// Logs of operations are kept for so many milliseconds.
+    pub logs_keep_ms: u64,
+    /// And up to so many bytes in all.
+    pub logs_bytes_max: u64,
 }
 
 /// `[runs]`.
@@ -224,7 +280,7 @@ pub struct Flags {
 }
 
 /// Environment variable of every key that can be set by one.
-const ENVIRONMENT: [(&str, &str); 31] = [
+const ENVIRONMENT: [(&str, &str); 36] = [
     ("SLUGLINE_LISTEN", "listen"),
     ("SLUGLINE_SOCKET", "socket"),
     ("SLUGLINE_DATA_DIR", "data_dir"),
@@ -242,6 +298,11 @@ const ENVIRONMENT: [(&str, &str); 31] = [
     ("SLUGLINE_BREAKER_WINDOW_MS", "breaker.window_ms"),
     ("SLUGLINE_WATCHDOG_LAG_THRESHOLD_MS", "watchdog.lag_threshold_ms"),
     ("SLUGLINE_WATCHDOG_INTERVAL_MS", "watchdog.interval_ms"),
+    ("SLUGLINE_WATCHDOG_HANDLER_TIMEOUT_MS", "watchdog.handler_timeout_ms"),
+    ("SLUGLINE_WATCHDOG_DUMP_EVERY_MS", "watchdog.dump_every_ms"),
+    ("SLUGLINE_WATCHDOG_STACKS", "watchdog.stacks"),
+    ("SLUGLINE_JOBS_FETCH_EVERY_MS", "jobs.fetch_every_ms"),
+    ("SLUGLINE_READINESS_DISK_FREE_MIN_BYTES", "readiness.disk_free_min_bytes"),
     ("SLUGLINE_RUNS_MAX_PARALLEL_COMMANDS", "runs.max_parallel_commands"),
     ("SLUGLINE_RUNS_GIT_TIMEOUT_MS", "runs.git_timeout_ms"),
     ("SLUGLINE_ACTORS_IDLE_AFTER_MS", "actors.idle_after_ms"),
@@ -346,7 +407,24 @@ fn read(top: &mut Section, env: &BTreeMap<String, String>, home: &Path, repos: &
     );
     let lanes = number("lanes", &[("wip_limit", 0..=100_000, 0)]);
     let breaker = number("breaker", &[("failures", 1..=1_000, 3), ("window_ms", 1_000..=365 * DAY_MS, DAY_MS)]);
-    let watchdog = number("watchdog", &[("lag_threshold_ms", 10..=60_000, 250), ("interval_ms", 10..=60_000, 100)]);
+    let readiness = number(
+        "readiness",
+        &[
+            ("fail_after", 1..=1_000, 2),
+            ("pass_after", 1..=1_000, 2),
+            ("min_span_ms", 0..=DAY_MS, 5_000),
+            ("max_gap_ms", 1_000..=DAY_MS, 60_000),
+            ("evidence_max_ms", 1_000..=DAY_MS, 60_000),
+            ("stored_max_ms", 1_000..=DAY_MS, 1_800_000),
+            ("incident_stale_ms", 1_000..=30 * DAY_MS, 2_700_000),
+            ("stall_ms", 1_000..=30 * DAY_MS, 2_700_000),
+            ("disk_free_min_bytes", 0..=u64::MAX / 2, 256 << 20),
+        ],
+    );
+    let retention = number(
+        "retention",
+        &[("logs_keep_ms", 1_000..=3_650 * DAY_MS, 30 * DAY_MS), ("logs_bytes_max", 0..=u64::MAX / 2, 4 << 30)],
+    );
     let runs = number(
         "runs",
         &[("max_parallel_commands", 1..=10_000, COMMANDS_DEFAULT), ("git_timeout_ms", 1_000..=DAY_MS, 120_000)],
@@ -370,6 +448,7 @@ fn read(top: &mut Section, env: &BTreeMap<String, String>, home: &Path, repos: &
             ("event_clients_max", 0..=100_000, 2_048),
         ],
     );
+    let (watchdog, jobs) = (watchdog(top), jobs(top));
     let mut sessions = top.section("sessions");
     let stuck_after_ms = sessions.whole("stuck_after_ms", 1_000..=30 * DAY_MS).unwrap_or(600_000);
     let dormant_after_ms = sessions.whole("dormant_after_ms", 1_000..=365 * DAY_MS).unwrap_or(3_600_000);
@@ -400,7 +479,20 @@ fn read(top: &mut Section, env: &BTreeMap<String, String>, home: &Path, repos: &
         attempts: Attempts { max: attempts[0], backoff_min_ms: attempts[1], backoff_max_ms: attempts[2] },
         lanes: Lanes { wip_limit: lanes[0], limits },
         breaker: Breaker { failures: breaker[0], window_ms: breaker[1] },
-        watchdog: Watchdog { lag_threshold_ms: watchdog[0], interval_ms: watchdog[1] },
+        watchdog,
+        readiness: ReadinessConfig {
+            fail_after: readiness[0],
+            pass_after: readiness[1],
+            min_span_ms: readiness[2],
+            max_gap_ms: readiness[3],
+            evidence_max_ms: readiness[4],
+            stored_max_ms: readiness[5],
+            incident_stale_ms: readiness[6],
+            stall_ms: readiness[7],
+            disk_free_min_bytes: readiness[8],
+        },
+        jobs,
+        retention: RetentionConfig { logs_keep_ms: retention[0], logs_bytes_max: retention[1] },
         runs: Runs { max_parallel_commands: whole(runs[0]), git_timeout_ms: runs[1] },
         actors: Actors { idle_after_ms: actors[0] },
         inventory: Inventory {
@@ -415,6 +507,53 @@ fn read(top: &mut Section, env: &BTreeMap<String, String>, home: &Path, repos: &
         log: Log { format, level },
         repositories,
     })
+}
+
+fn watchdog(top: &mut Section) -> Watchdog {
+    let mut section = top.section("watchdog");
+    let lag_threshold_ms = section.whole("lag_threshold_ms", 10..=60_000).unwrap_or(250);
+    let interval_ms = section.whole("interval_ms", 5..=60_000).unwrap_or(100);
+    if interval_ms > lag_threshold_ms {
+        section.fault("interval_ms", "is longer than lag_threshold_ms; a hang would be over before it is looked for");
+    }
+    let watchdog = Watchdog {
+        lag_threshold_ms,
+        interval_ms,
+        handler_timeout_ms: section.whole("handler_timeout_ms", 100..=DAY_MS).unwrap_or(30_000),
+        dump_every_ms: section.whole("dump_every_ms", 0..=DAY_MS).unwrap_or(10_000),
+        dumps_max: whole(section.whole("dumps_max", 1..=10_000).unwrap_or(50)),
+        stacks: section.flag("stacks").unwrap_or(true),
+    };
+    section.finish();
+    watchdog
+}
+
+/// The settings of each job.
+const JOBS: [(JobName, &str, &str); JobName::ALL.len()] = [
+    (JobName::Fetch, "fetch_every_ms", "fetch_budget_ms"),
+    (JobName::LeaseSweep, "lease_sweep_every_ms", "lease_sweep_budget_ms"),
+    (JobName::WorktreePrune, "worktree_prune_every_ms", "worktree_prune_budget_ms"),
+    (JobName::RootEviction, "root_eviction_every_ms", "root_eviction_budget_ms"),
+    (JobName::LogRetention, "log_retention_every_ms", "log_retention_budget_ms"),
+    (JobName::DumpRetention, "dump_retention_every_ms", "dump_retention_budget_ms"),
+    (JobName::LedgerUpkeep, "ledger_upkeep_every_ms", "ledger_upkeep_budget_ms"),
+    (JobName::SessionLiveness, "session_liveness_every_ms", "session_liveness_budget_ms"),
+    (JobName::Readiness, "readiness_every_ms", "readiness_budget_ms"),
+    (JobName::SelfHeal, "self_heal_every_ms", "self_heal_budget_ms"),
+];
+
+fn jobs(top: &mut Section) -> BTreeMap<JobName, JobConfig> {
+    let mut section = top.section("jobs");
+    let mut read = |(job, every, budget): (JobName, &'static str, &'static str)| {
+        let config = JobConfig {
+            every_ms: section.whole(every, 0..=30 * DAY_MS).unwrap_or(job.period_ms()),
+            budget_ms: section.whole(budget, 10..=DAY_MS).unwrap_or(job.budget_ms()),
+        };
+        (job, config)
+    };
+    let jobs = JOBS.map(&mut read).into();
+    section.finish();
+    jobs
 }
 
 fn whole(number: u64) -> usize {

@@ -14,6 +14,7 @@ fn main() -> ExitCode {
     }
     match Cli::try_parse() {
         Ok(Cli { command: Command::Serve(serve) }) => runtime::serve(&serve),
+        Ok(Cli { command: Command::Health(health) }) => runtime::health(&health),
         Ok(Cli { command: Command::Demo(demo) }) => runtime::demo(&demo),
         Err(message) => {
             let _ = message.print();

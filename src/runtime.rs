@@ -1,27 +1,35 @@
 //! From a configuration to a serving daemon and back: build (open the ledger, bind, start the actors), serve (until a
 //! signal or a meltdown), drain (within a bounded grace).
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
+use sd_notify::NotifyState;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 
 use crate::actors::clock::Clock;
-use crate::actors::exclusion::private_dir;
+use crate::actors::exclusion::{self, private_dir};
 use crate::actors::faults::Faults;
+use crate::actors::health::duties::Retention;
+use crate::actors::health::jobs::JobTerms;
+use crate::actors::health::readiness::HealthTerms;
+use crate::actors::health::sampler::Sampler;
+use crate::actors::health::turning::Workers;
 use crate::actors::ledger::Ledger;
 use crate::actors::{self, Args, Handle, Registered, Settings, inputs};
-use crate::cli::args::{Demo, Serve};
+use crate::cli::args::{Demo, Health, Serve};
 use crate::cli::client::Client;
-use crate::cli::demo;
-use crate::config::{AuthMode, Config, Flags, Log, LogFormat, RepositoryConfig};
+use crate::cli::{demo, health};
+use crate::config::{AuthMode, Config, Flags, JobConfig, Log, LogFormat, RepositoryConfig};
 use crate::http;
 use crate::http::guard::Access;
 use crate::http::server::{Limits, Server};
@@ -29,7 +37,10 @@ use crate::metrics;
 use crate::model::claim::Terms;
 use crate::model::desk::{Rules, WipLimits};
 use crate::model::fingerprint;
+use crate::model::hang::{HangReason, WatchdogTerms};
+use crate::model::job::JobName;
 use crate::model::lane::BreakerTerms;
+use crate::model::readiness::{ReadinessTerms, Verdict};
 use crate::model::session::LivenessTerms;
 use crate::process::{self, Runner};
 use crate::store::Store;
@@ -57,13 +68,15 @@ pub struct Doors {
     pub clock: Clock,
     /// Where things are made to fail.
     pub faults: Faults,
+    /// The threads of the runtime the daemon is built in.
+    pub workers: Arc<Workers>,
 }
 
 impl Doors {
-    /// The real ones.
+    /// The real ones, in a runtime with these threads.
     #[must_use]
-    pub fn real() -> Self {
-        Self { runner: Runner::of_this_program(), clock: Clock::system(), faults: Faults::default() }
+    pub fn real(workers: Arc<Workers>) -> Self {
+        Self { runner: Runner::of_this_program(), clock: Clock::system(), faults: Faults::default(), workers }
     }
 }
 
@@ -88,6 +101,7 @@ pub struct Daemon {
     melted: watch::Receiver<Option<String>>,
     drain_grace: Duration,
     address_file: PathBuf,
+    sampler: Sampler,
 }
 
 impl Daemon {
@@ -117,27 +131,35 @@ impl Daemon {
         };
         let (handle, melted) =
             actors::start(args, ledger_path).await.map_err(|error| anyhow!("starting the actors: {error}"))?;
+        let sampler = Sampler::start(handle.context(), doors.workers).context("the watchdog cannot be started")?;
         let access = Access::new(token.as_deref());
         let limits = Limits { connections: config.http.connections_max, ..Limits::default() };
         descriptors_for(config.http.connections_max);
-        let routes = http::routes(handle.clone());
-        let server = Server::bind_with(config.listen, config.socket.as_deref(), routes, access, limits).await?;
+        let (routes, on) = (http::routes(handle.clone()), handle.context().on.requests.clone());
+        let server = Server::bind_with(config.listen, config.socket.as_deref(), routes, access, limits, on).await?;
         let address = server.address();
         let address_file = data_dir.join("address");
         write_whole(&address_file, &format!("{address}\n"))?;
         let drain_grace = Duration::from_millis(config.http.drain_ms);
-        Ok(Self { handle, address, token_path, server, melted, drain_grace, address_file })
+        Ok(Self { handle, address, token_path, server, melted, drain_grace, address_file, sampler })
     }
 
     /// Serves until `shutdown` is ready or an actor melts down, then drains.
     pub async fn serve(self, shutdown: impl Future<Output = ()> + Send + 'static) -> End {
-        let Self { handle, server, mut melted, drain_grace, address_file, .. } = self;
+        let Self { handle, server, mut melted, drain_grace, address_file, sampler, .. } = self;
         let (stop, stopped) = watch::channel(false);
         let serving = tokio::spawn(server.serve(wait_true(stopped), drain_grace));
+        tell_systemd(&[NotifyState::Ready]);
         let end = tokio::select! {
             () = shutdown => End::Asked,
             name = melted.wait_for(Option::is_some) => End::Meltdown(name.ok().and_then(|name| name.clone()).unwrap_or_default()),
         };
+        tell_systemd(&[NotifyState::Stopping]);
+        if let End::Meltdown(name) = &end
+            && let Err(problem) = handle.dump(HangReason::Meltdown, Some(format!("{name} was given up"))).await
+        {
+            tracing::error!(%problem, "the meltdown could not be dumped");
+        }
         tracing::info!(grace_ms = drain_grace.as_secs_f64() * 1_000.0, "draining");
         // Requests that are on may wait for runs; runs that are on get the same grace.
         handle.context().start_draining();
@@ -145,7 +167,16 @@ impl Daemon {
         handle.drain(drain_grace).await;
         let _ = serving.await;
         let _ = std::fs::remove_file(address_file);
+        // It watches until the end; its thread is joined where that holds up nobody.
+        let _ = tokio::task::spawn_blocking(move || drop(sampler)).await;
         end
+    }
+}
+
+/// Tells whoever started the daemon how it is, when that is systemd.
+fn tell_systemd(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::warn!(%error, "systemd could not be told");
     }
 }
 
@@ -225,6 +256,53 @@ fn settings(config: &Config) -> Settings {
             dormant_after_ms: config.sessions.dormant_after_ms,
         },
         event_clients_max: config.http.event_clients_max,
+        watchdog: WatchdogTerms {
+            threshold_ms: config.watchdog.lag_threshold_ms,
+            interval_ms: config.watchdog.interval_ms,
+            handler_timeout_ms: config.watchdog.handler_timeout_ms,
+            dump_every_ms: config.watchdog.dump_every_ms,
+            dumps_max: config.watchdog.dumps_max,
+            stacks: config.watchdog.stacks,
+        },
+        jobs: jobs(config),
+        retention: Retention {
+            keep: Duration::from_millis(config.retention.logs_keep_ms),
+            bytes_max: config.retention.logs_bytes_max,
+        },
+        health: health_terms(config),
+    }
+}
+
+/// What is let go after a time is looked for often enough that the time means something.
+fn jobs(config: &Config) -> BTreeMap<JobName, JobTerms> {
+    let soon_enough = |job: JobName, every_ms: u64| match job {
+        JobName::RootEviction => every_ms.min((config.inventory.forget_after_ms / 4).max(100)),
+        JobName::WorktreePrune => every_ms.min((config.inventory.trash_keep_ms / 4).max(1_000)),
+        JobName::LogRetention => every_ms.min((config.retention.logs_keep_ms / 4).max(1_000)),
+        _ => every_ms,
+    };
+    let terms = |(job, one): (&JobName, &JobConfig)| {
+        (*job, JobTerms { every_ms: soon_enough(*job, one.every_ms), budget_ms: one.budget_ms })
+    };
+    config.jobs.iter().map(terms).collect()
+}
+
+fn health_terms(config: &Config) -> HealthTerms {
+    let ms = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
+    let count = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
+    let readiness = &config.readiness;
+    HealthTerms {
+        readiness: ReadinessTerms {
+            fail_after: count(readiness.fail_after),
+            pass_after: count(readiness.pass_after),
+            min_span_ms: ms(readiness.min_span_ms),
+            max_gap_ms: ms(readiness.max_gap_ms),
+            evidence_max_ms: ms(readiness.evidence_max_ms),
+            stored_max_ms: ms(readiness.stored_max_ms),
+        },
+        incident_stale_ms: ms(readiness.incident_stale_ms),
+        stall_ms: ms(readiness.stall_ms),
+        disk_free_min_bytes: readiness.disk_free_min_bytes,
     }
 }
 
@@ -284,14 +362,7 @@ fn read_or_make_token(path: &Path) -> anyhow::Result<String> {
 
 /// Writes a file whole or not at all, for this user alone.
 fn write_whole(path: &Path, text: &str) -> anyhow::Result<()> {
-    let part = path.with_extension("part");
-    let write = || -> io::Result<()> {
-        let mut file = std::fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&part)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&part, path)
-    };
-    write().with_context(|| format!("writing {}", path.display()))
+    exclusion::write_whole(path, text.as_bytes()).with_context(|| format!("writing {}", path.display()))
 }
 
 /// Ready when a signal from outside asks the daemon to stop.
@@ -319,11 +390,35 @@ pub fn serve(args: &Serve) -> ExitCode {
         }
     };
     let _log = telemetry::init(&config.log);
-    finish(run(async {
-        let daemon = Daemon::build(&config, Doors::real()).await?;
+    finish(run(async |workers| {
+        let daemon = Daemon::build(&config, Doors::real(workers)).await?;
+        dump_on_signal(&daemon);
         announce(&daemon, &config);
         Ok(daemon.serve(asked_to_stop()).await)
     }))
+}
+
+/// `slugline health`.
+#[must_use]
+pub fn health(args: &Health) -> ExitCode {
+    let client = match args.data_dir() {
+        Ok(data_dir) => health::client_of(&data_dir),
+        Err(faults) => {
+            for fault in faults {
+                eprintln!("slugline: {fault}");
+            }
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let shown = runtime.and_then(|runtime| runtime.block_on(health::show(client, args.json, &mut io::stdout())));
+    match shown {
+        Ok(verdict) => ExitCode::from(health::exit_code(verdict)),
+        Err(error) => {
+            eprintln!("slugline: {error}");
+            ExitCode::from(health::exit_code(Verdict::Unknown))
+        }
+    }
 }
 
 /// `slugline demo`.
@@ -331,7 +426,7 @@ pub fn serve(args: &Serve) -> ExitCode {
 pub fn demo(args: &Demo) -> ExitCode {
     let log = Log { format: LogFormat::Text, level: "warn".to_owned() };
     let _log = telemetry::init(&log);
-    finish(run(async {
+    finish(run(async |workers| {
         let dir = tempfile::Builder::new().prefix("slugline-demo-").tempdir()?;
         let at = dir.path().to_owned();
         let sample = tokio::task::spawn_blocking(move || demo::make_sample(&at)).await??;
@@ -344,7 +439,7 @@ pub fn demo(args: &Demo) -> ExitCode {
         );
         let config = config
             .map_err(|faults| anyhow!("{}", faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))?;
-        let daemon = Daemon::build(&config, Doors::real()).await?;
+        let daemon = Daemon::build(&config, Doors::real(workers)).await?;
         let (address, token_path) = (daemon.address, daemon.token_path.clone().context("the demo has a token")?);
         let client = Client::tcp(address, Some(read_or_make_token(&token_path)?));
         let (stop, stopped) = watch::channel(false);
@@ -385,11 +480,27 @@ fn announce(daemon: &Daemon, config: &Config) {
     });
 }
 
+/// `kill -USR1` makes a dump, even while the runtime is stuck.
+fn dump_on_signal(daemon: &Daemon) {
+    let flag = Arc::new(AtomicBool::new(false));
+    match signal_hook::flag::register(signal_hook::consts::SIGUSR1, flag.clone()) {
+        Ok(_) => daemon.handle.context().pulse.on_signal(flag),
+        Err(error) => tracing::warn!(%error, "SIGUSR1 cannot be listened to; POST /debug/hang-dump makes dumps too"),
+    }
+}
+
+/// A runtime whose threads say what they do.
+pub fn watched_runtime() -> io::Result<(tokio::runtime::Runtime, Arc<Workers>)> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.enable_all();
+    let workers = Workers::watch(&mut builder);
+    Ok((builder.build()?, workers))
+}
+
 /// Runs to the end on a runtime of its own.
-fn run(work: impl Future<Output = anyhow::Result<End>>) -> anyhow::Result<End> {
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("the runtime cannot be started")?;
-    let end = runtime.block_on(work);
+fn run(work: impl AsyncFnOnce(Arc<Workers>) -> anyhow::Result<End>) -> anyhow::Result<End> {
+    let (runtime, workers) = watched_runtime().context("the runtime cannot be started")?;
+    let end = runtime.block_on(work(workers));
     runtime.shutdown_timeout(Duration::from_secs(1));
     end
 }

@@ -10,7 +10,7 @@ use crate::model::filed::{Additions, Filed};
 use crate::model::ids::{Lane, RepoName, Slug, TodoKey};
 use crate::model::lane::LaneState;
 use crate::model::roadmap::Catalog;
-use crate::model::todo::TodoState;
+use crate::model::todo::{Stage, TodoState};
 
 /// The shared board; clones show the same one.
 #[derive(Clone, Default)]
@@ -74,6 +74,20 @@ impl Board {
     #[must_use]
     pub fn filed(&self, todo: &TodoKey) -> Option<Filed> {
         self.read().additions.get(&todo.repo).and_then(|additions| additions.filed.get(&todo.slug)).cloned()
+    }
+
+    /// The todo that was made last to mend a lane, if it is not done.
+    #[must_use]
+    pub fn remediation_of(&self, lane: &Lane) -> Option<TodoKey> {
+        let inner = self.read();
+        let remedies = inner.additions.iter().flat_map(|(repo, additions)| {
+            additions.filed.values().filter_map(move |filed| Some((filed.remedy.as_ref()?, repo, &filed.todo.slug)))
+        });
+        let (_, repo, slug) =
+            remedies.filter(|(remedy, ..)| remedy.lane == *lane).max_by_key(|(remedy, ..)| remedy.generation)?;
+        let todo = TodoKey { repo: repo.clone(), slug: slug.clone() };
+        let done = inner.todos.get(&todo).is_some_and(|state| state.stage == Stage::Done);
+        (!done).then_some(todo)
     }
 
     /// The todos of a repository: those of its base, with what was added.

@@ -7,28 +7,41 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use tokio::sync::watch;
+
 use super::board::Board;
 use super::clock::Clock;
 use super::dispatcher::DispatcherMsg;
 use super::events::{EventsActor, EventsMsg, Hub};
 use super::faults::Faults;
+use super::health::duties::Retention;
+use super::health::inflight::{CommandOn, InFlight, Locks, RequestOn};
+use super::health::jobs::{JobBoard, JobTerms, JobsActor, JobsMsg};
+use super::health::pulse::Pulse;
+use super::health::readiness::{HealthTerms, ReadinessActor, ReadinessBoard, ReadinessMsg};
+use super::health::watchdog::{RecentHangs, WatchdogActor, WatchdogMsg};
 use super::inventory::{InventoryActor, InventoryMsg, Rows};
 use super::keys::Keys;
 use super::ledger::Ledger;
-use super::mailbox::Address;
+use super::mailbox::{Address, Vitals};
 use super::permits::Permits;
 use super::probe::GateEnvironment;
 use super::repo::{Registered, Repo};
 use super::repository::RepositoryMsg;
+use super::root::{Root, RootMsg};
 use super::runs::Runs;
 use super::sessions::{Places, Sessions, SessionsActor, SessionsMsg};
 use super::slug::SlugMsg;
+use super::supervision::Supervised;
 use super::watching::{Signals, Watching};
 use crate::metrics::actors::ActorKind;
 use crate::model::desk::Rules;
+use crate::model::hang::WatchdogTerms;
 use crate::model::ids::{RepoName, TodoKey};
+use crate::model::job::JobName;
 use crate::model::problem::{Problem, ProblemCode};
 use crate::model::session::LivenessTerms;
+use crate::model::time::Timestamp;
 use crate::process::Runner;
 
 /// Limits and places, from the configuration.
@@ -66,6 +79,14 @@ pub struct Settings {
     pub liveness: LivenessTerms,
     /// How many clients may listen to events.
     pub event_clients_max: usize,
+    /// What a hang is judged by.
+    pub watchdog: WatchdogTerms,
+    /// When and for how long each job runs.
+    pub jobs: BTreeMap<JobName, JobTerms>,
+    /// How long logs of operations are kept.
+    pub retention: Retention,
+    /// What readiness and incidents go by.
+    pub health: HealthTerms,
 }
 
 /// What an actor system is built from.
@@ -126,6 +147,30 @@ pub struct Context {
     pub watching: Watching,
     /// Looks at worktrees take one of these each.
     pub permits: Permits,
+    /// Where the root is.
+    pub root: Address<RootMsg>,
+    /// Told the name of an actor the daemon cannot do without, when it is given up.
+    pub meltdown: watch::Sender<Option<String>>,
+    /// Every supervised actor.
+    pub supervised: Supervised,
+    /// Where the watchdog's actor is.
+    pub watchdog: Address<WatchdogMsg>,
+    /// What the watchdog's thread has seen.
+    pub pulse: Arc<Pulse>,
+    /// The last hangs.
+    pub recent_hangs: RecentHangs,
+    /// Where the jobs' actor is.
+    pub jobs_address: Address<JobsMsg>,
+    /// The daemon's own duties.
+    pub jobs: JobBoard,
+    /// Where the readiness actor is.
+    pub readiness_address: Address<ReadinessMsg>,
+    /// What is said of the daemon.
+    pub readiness: ReadinessBoard,
+    /// What is on right now.
+    pub on: On,
+    /// When the daemon was started.
+    pub started_at: Timestamp,
     /// The slug actors that live or are being restarted.
     pub slugs: Directory,
     /// Prepare and gate commands take one of these each.
@@ -135,6 +180,17 @@ pub struct Context {
     /// Marks the processes of this daemon's runs.
     pub run_mark: String,
     draining: AtomicBool,
+}
+
+/// What is on right now, readable while the runtime is stuck.
+#[derive(Default)]
+pub struct On {
+    /// Requests that are being answered.
+    pub requests: InFlight<RequestOn>,
+    /// Commands of runs.
+    pub commands: InFlight<CommandOn>,
+    /// Who holds and who waits for which lock.
+    pub locks: Locks,
 }
 
 /// A repository and its actor.
@@ -162,9 +218,9 @@ impl Context {
     pub fn new(args: Args) -> Arc<Self> {
         let entry = |registered: Registered| {
             let repo = Arc::new(Repo::new(registered, &args.settings.worktrees_dir));
-            let address = Address::new(ActorKind::Repository, REPOSITORY_MAILBOX_LIMIT);
             let name = repo.name().clone();
-            let inventory = InventoryActor::address();
+            let address = Address::new(ActorKind::Repository, name.as_str(), REPOSITORY_MAILBOX_LIMIT);
+            let inventory = InventoryActor::address(&name);
             (name, RepoEntry { repo, address, inventory, rows: Rows::default(), signals: Signals::default() })
         };
         let repos: BTreeMap<RepoName, RepoEntry> = args.repositories.into_iter().map(entry).collect();
@@ -177,13 +233,25 @@ impl Context {
             repos,
             gate_environment: Arc::new(GateEnvironment::of(&args.environment)),
             commands: tokio::sync::Semaphore::new(args.settings.commands_max),
-            dispatcher: Address::new(ActorKind::Dispatcher, DISPATCHER_MAILBOX_LIMIT),
+            dispatcher: Address::new(ActorKind::Dispatcher, "dispatcher", DISPATCHER_MAILBOX_LIMIT),
             hub: Arc::new(Hub::new(args.settings.event_clients_max, *args.ledger.tip().borrow())),
             events: EventsActor::address(),
             sessions: Sessions::new(args.settings.liveness),
             sessions_address: SessionsActor::address(),
             watching: Watching::new(args.settings.watches_max),
             permits: Permits::new(args.settings.scans_max),
+            root: Root::address(),
+            meltdown: watch::Sender::new(None),
+            supervised: Supervised::new(args.clock.clone()),
+            watchdog: WatchdogActor::address(),
+            pulse: Arc::default(),
+            recent_hangs: RecentHangs::default(),
+            jobs_address: JobsActor::address(),
+            jobs: JobBoard::new(&args.settings.jobs),
+            readiness_address: ReadinessActor::address(),
+            readiness: ReadinessBoard::new(&args.settings.health),
+            on: On::default(),
+            started_at: args.clock.now(),
             settings: args.settings,
             clock: args.clock,
             ledger: args.ledger,
@@ -224,9 +292,33 @@ impl Context {
         self.draining.store(true, Ordering::Release);
     }
 
+    /// Whether the daemon is shutting down.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// What can be seen of every actor without asking it.
+    #[must_use]
+    pub fn vitals(&self) -> Vec<Vitals> {
+        let mut all = vec![
+            self.root.vitals(),
+            self.ledger.address.vitals(),
+            self.watchdog.vitals(),
+            self.dispatcher.vitals(),
+            self.events.vitals(),
+            self.sessions_address.vitals(),
+            self.jobs_address.vitals(),
+            self.readiness_address.vitals(),
+        ];
+        all.extend(self.repos.values().flat_map(|entry| [entry.address.vitals(), entry.inventory.vitals()]));
+        all.extend(self.slugs.all().iter().map(|(_, address)| address.vitals()));
+        all
+    }
+
     /// Refuses once the daemon is shutting down.
     pub fn refuse_when_draining(&self) -> Result<(), Problem> {
-        if !self.draining.load(Ordering::Acquire) {
+        if !self.is_draining() {
             return Ok(());
         }
         let detail = "the daemon is shutting down and accepts nothing new; ask again once it is back";

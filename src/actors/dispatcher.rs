@@ -40,6 +40,8 @@ const TICK_MAX_MS: u64 = 500;
 const TICK_MIN_MS: u64 = 10;
 
 /// What the dispatcher hears.
+#[derive(strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum DispatcherMsg {
     /// The next todo of a repository for this worker.
     Next {
@@ -126,6 +128,11 @@ pub enum DispatcherMsg {
     },
     /// Time to look after leases.
     Tick,
+    /// The same, for somebody who wants to know that it was done.
+    Sweep {
+        /// Answer, once it is on disk: how many leases had run out.
+        reply: Reply<usize>,
+    },
     /// What it is doing.
     Describe {
         /// Answer.
@@ -195,37 +202,41 @@ impl Actor for Dispatcher {
 
     async fn handle(
         &self,
-        _: ActorRef<Self::Msg>,
+        myself: ActorRef<Self::Msg>,
         envelope: Self::Msg,
         state: &mut DispatcherState,
     ) -> Result<(), ActorProcessingErr> {
-        let message = envelope.open().0;
-        state.context.faults.hit("dispatcher.handle");
-        match message {
-            DispatcherMsg::Next { repo, base, asker, reply } => state.on_next(&repo, &base, &asker, reply),
-            DispatcherMsg::Claim { todo, base, asker, reply } => state.on_claim(&todo, &base, &asker, reply),
-            DispatcherMsg::Mutate { mutation, base, keyed, reply } => {
-                state.on_mutate(&mutation, base.as_ref(), keyed, reply)
-            }
-            DispatcherMsg::Complete { todo, complete, judging_ms, reply } => {
-                state.on_complete(&todo, &complete, judging_ms, reply)
-            }
-            DispatcherMsg::Judged { todo, complete, around, reply } => {
-                state.on_judged(&todo, &complete, &around, reply)
-            }
-            DispatcherMsg::Failed { claim, source, text, reply } => state.on_failed(&claim, source, &text, reply),
-            DispatcherMsg::Integrated { todo } => state.on_integrated(&todo),
-            DispatcherMsg::Written { flight, result } => state.on_written(flight, result),
-            DispatcherMsg::Loaded { result } => state.on_loaded(result),
-            DispatcherMsg::Tick => state.on_tick(),
-            DispatcherMsg::Describe { reply } => state.on_describe(reply),
-        }
-        state.tick_later();
-        Ok(())
+        let (message, handling) = envelope.open();
+        let faults = state.context.faults.clone();
+        handling.run(&faults, &myself, async { state.on_message(message) }).await
     }
 }
 
 impl DispatcherState {
+    fn on_message(&mut self, message: DispatcherMsg) -> Result<(), ActorProcessingErr> {
+        self.context.faults.hit("dispatcher.handle");
+        match message {
+            DispatcherMsg::Next { repo, base, asker, reply } => self.on_next(&repo, &base, &asker, reply),
+            DispatcherMsg::Claim { todo, base, asker, reply } => self.on_claim(&todo, &base, &asker, reply),
+            DispatcherMsg::Mutate { mutation, base, keyed, reply } => {
+                self.on_mutate(&mutation, base.as_ref(), keyed, reply)
+            }
+            DispatcherMsg::Complete { todo, complete, judging_ms, reply } => {
+                self.on_complete(&todo, &complete, judging_ms, reply)
+            }
+            DispatcherMsg::Judged { todo, complete, around, reply } => self.on_judged(&todo, &complete, &around, reply),
+            DispatcherMsg::Failed { claim, source, text, reply } => self.on_failed(&claim, source, &text, reply),
+            DispatcherMsg::Integrated { todo } => self.on_integrated(&todo),
+            DispatcherMsg::Written { flight, result } => self.on_written(flight, result),
+            DispatcherMsg::Loaded { result } => self.on_loaded(result),
+            DispatcherMsg::Tick => self.on_tick(),
+            DispatcherMsg::Sweep { reply } => self.on_sweep(reply),
+            DispatcherMsg::Describe { reply } => self.on_describe(reply),
+        }
+        self.tick_later();
+        Ok(())
+    }
+
     /// The desk, with everything ended that had to end by now; or why there is none.
     fn desk(&mut self) -> Result<(&mut Desk, Moment), Problem> {
         let now = self.context.clock.moment();
@@ -345,6 +356,18 @@ impl DispatcherState {
         self.ticking = false;
         let _ = self.desk();
         self.settle(None, |_| {});
+    }
+
+    fn on_sweep(&mut self, reply: Reply<usize>) {
+        let now = self.context.clock.moment();
+        let Some(desk) = self.desk.as_mut() else { return self.load_again() };
+        let ended = desk.sweep(&now);
+        metric::leases_expired(ended);
+        self.settle(None, move |written| {
+            if written.is_ok() {
+                let _ = reply.send(ended);
+            }
+        });
     }
 
     /// Sends what was decided on its way to the disk; `deliver` is told when it and everything before it is there.

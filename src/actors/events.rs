@@ -330,6 +330,8 @@ fn joined(texts: impl Iterator<Item = Bytes>) -> Option<Bytes> {
 }
 
 /// What the events actor hears.
+#[derive(strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum EventsMsg {
     /// The pump stopped.
     PumpEnded {
@@ -359,7 +361,7 @@ impl EventsActor {
     /// Where it is reached.
     #[must_use]
     pub fn address() -> Address<EventsMsg> {
-        Address::new(ActorKind::Events, MAILBOX_LIMIT)
+        Address::new(ActorKind::Events, "events", MAILBOX_LIMIT)
     }
 
     /// Starts it under a supervisor.
@@ -392,25 +394,30 @@ impl Actor for EventsActor {
 
     async fn handle(
         &self,
-        _: ActorRef<Self::Msg>,
+        myself: ActorRef<Self::Msg>,
         envelope: Self::Msg,
         state: &mut EventsState,
     ) -> Result<(), ActorProcessingErr> {
-        match envelope.open().0 {
-            EventsMsg::PumpEnded { why } => Err(format!("the pump stopped: {why}").into()),
-            EventsMsg::Describe { reply } => {
-                let hub = &state.context.hub;
-                let ring = hub.ring.read().unwrap_or_else(PoisonError::into_inner);
-                let view = json!({
-                    "listeners": hub.listeners.load(Ordering::Acquire),
-                    "listeners_max": hub.places_max,
-                    "in_ring": ring.frames.len(),
-                    "upto": ring.upto,
-                });
-                let _ = reply.send(view);
-                Ok(())
+        let (message, handling) = envelope.open();
+        let faults = state.context.faults.clone();
+        let handled = async {
+            match message {
+                EventsMsg::PumpEnded { why } => Err(format!("the pump stopped: {why}").into()),
+                EventsMsg::Describe { reply } => {
+                    let hub = &state.context.hub;
+                    let ring = hub.ring.read().unwrap_or_else(PoisonError::into_inner);
+                    let view = json!({
+                        "listeners": hub.listeners.load(Ordering::Acquire),
+                        "listeners_max": hub.places_max,
+                        "in_ring": ring.frames.len(),
+                        "upto": ring.upto,
+                    });
+                    let _ = reply.send(view);
+                    Ok(())
+                }
             }
-        }
+        };
+        handling.run(&faults, &myself, handled).await
     }
 }
 

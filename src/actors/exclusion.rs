@@ -3,7 +3,7 @@
 //! process: it is free only when the last process of the run is gone, whatever became of the daemon.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io;
+use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FlockOperation, flock};
 use tokio_util::sync::CancellationToken;
 
+use super::health::inflight::{LockUse, Locks, On};
 use super::repo::Repo;
 use crate::metrics::git::{self as metric, LockKind};
 use crate::model::ids::Slug;
@@ -22,22 +23,31 @@ use crate::model::problem::{Problem, ProblemCode};
 const RETRY_EVERY: Duration = Duration::from_millis(25);
 
 /// The exclusion of one worktree; free again when the last clone of the file is closed.
-pub type Exclusion = Arc<File>;
+#[derive(Clone)]
+pub struct Exclusion {
+    /// The locked file; commands inherit it.
+    pub file: Arc<File>,
+    _held: Arc<On<LockUse>>,
+}
 
-/// Waits for the exclusion of a slug's worktree, at most `limit`.
+/// Waits for the exclusion of a slug's worktree, at most `limit`; `who` wants it.
 pub async fn acquire(
     repo: &Repo,
     slug: &Slug,
     limit: Duration,
     stop: &CancellationToken,
+    locks: &Locks,
+    who: &str,
 ) -> Result<Exclusion, Problem> {
     let begun = Instant::now();
+    let name = format!("worktree {}/{slug}", repo.name());
+    let waiting = locks.waiting(&name, who);
     let path = repo.locks.join(format!("{slug}.lock"));
     let held = loop {
         let attempt = path.clone();
         let tried = tokio::task::spawn_blocking(move || try_lock(&attempt)).await;
         match tried.map_err(io::Error::other).and_then(|tried| tried) {
-            Ok(Some(file)) => break Ok(Arc::new(file)),
+            Ok(Some(file)) => break Ok(file),
             Ok(None) if begun.elapsed() >= limit => break Err(timed_out(&path, limit)),
             Ok(None) => {}
             Err(error) => {
@@ -50,7 +60,8 @@ pub async fn acquire(
         }
     };
     metric::lock_waited(LockKind::Worktree, begun.elapsed());
-    held
+    drop(waiting);
+    held.map(|file| Exclusion { file: Arc::new(file), _held: Arc::new(locks.holding(&name, who)) })
 }
 
 fn timed_out(path: &Path, limit: Duration) -> Problem {
@@ -75,6 +86,15 @@ fn try_lock(path: &Path) -> io::Result<Option<File>> {
     }
     let (ours, there) = (file.metadata()?, fs::metadata(path)?);
     Ok((ours.ino() == there.ino() && ours.dev() == there.dev()).then_some(file))
+}
+
+/// Writes a file whole or not at all, for this user alone: what was there before stays until all of it is on disk.
+pub fn write_whole(path: &Path, content: &[u8]) -> io::Result<()> {
+    let part = path.with_extension("part");
+    let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&part)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    fs::rename(&part, path)
 }
 
 /// Makes a directory and its parents for this user alone.

@@ -1,6 +1,7 @@
 //! How the commands of a run are run: with its exclusion, its log, its mark and its end.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,20 +9,26 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::context::Context;
-use super::exclusion::{Exclusion, private_parent};
+use super::exclusion::private_parent;
+use super::health::inflight::{CommandOn, Pid};
 use super::run::{PhaseFault, Run};
 use crate::git::{Exec, GitCommand, GitEnd, GitExit};
 use crate::metrics::{git as git_metric, process as metric};
+use crate::model::ids::{OperationId, TodoKey};
 use crate::model::phase::{Outcome, Phase};
 use crate::model::problem::{Problem, ProblemCode};
 use crate::process::{CommandSpec, Exit, ExitOutcome, ProcessError, WhenDaemonDies, shell};
+
+/// How much of a command line is shown of what is in flight.
+const COMMAND_SHOWN: usize = 400;
 
 /// Runs the commands of one run.
 pub struct RunExec {
     context: Arc<Context>,
     cwd: PathBuf,
     log: PathBuf,
-    exclusion: Option<Exclusion>,
+    lock: Option<Arc<File>>,
+    of: Option<(TodoKey, OperationId)>,
     stop: CancellationToken,
     mark: String,
     extra: Vec<(OsString, OsString)>,
@@ -55,7 +62,8 @@ impl RunExec {
             context: run.args.context.clone(),
             cwd: run.args.repo.worktree_path(&todo.slug),
             log: run.log.clone(),
-            exclusion: run.exclusion.clone(),
+            lock: run.exclusion.as_ref().map(|exclusion| exclusion.file.clone()),
+            of: Some((todo.clone(), run.handle.id.clone())),
             stop: run.stopped().clone(),
             mark: format!("{}-{}", run.args.context.run_mark, run.handle.id),
             extra,
@@ -63,10 +71,19 @@ impl RunExec {
         }
     }
 
+    /// For git commands of a job, which inherit its run-lock; what they print is in `log`.
+    #[must_use]
+    pub fn job(context: Arc<Context>, lock: Arc<File>, log: PathBuf, stop: CancellationToken) -> Self {
+        let mark = format!("{}-job", context.run_mark);
+        let (cwd, extra) = (context.settings.data_dir.clone(), Vec::new());
+        Self { context, cwd, log, lock: Some(lock), of: None, stop, mark, extra, phase: Phase::SyncMain }
+    }
+
     /// Runs one line of shell in the worktree.
     pub async fn shell(&self, command: &str, deadline: Duration) -> Result<Exit, PhaseFault> {
-        let permit = tokio::select! {
-            permit = self.context.commands.acquire() => permit,
+        let who = self.of.as_ref().map_or_else(|| "a job".to_owned(), |(todo, id)| format!("run {id} of {todo}"));
+        let (permit, _held) = tokio::select! {
+            permit = self.context.on.locks.take("commands", &who, self.context.commands.acquire()) => permit,
             () = self.stop.cancelled() => return Err(cancelled()),
         };
         let _permit = permit.map_err(|_| cancelled())?;
@@ -102,15 +119,27 @@ impl RunExec {
             deadline,
             grace: self.context.settings.kill_grace,
             output_bytes_max: self.context.settings.output_bytes_max,
-            lock: self.exclusion.clone(),
+            lock: self.lock.clone(),
             when_daemon_dies,
             mark: self.mark.clone(),
             on_started: None,
         })
     }
 
-    async fn run(&self, spec: CommandSpec) -> Result<Exit, ProcessError> {
+    async fn run(&self, mut spec: CommandSpec) -> Result<Exit, ProcessError> {
         metric::command_started(self.phase);
+        let pid = Pid::default();
+        let _on = self.of.as_ref().map(|(todo, operation)| {
+            self.context.on.commands.enter(CommandOn {
+                todo: todo.clone(),
+                operation: operation.clone(),
+                phase: self.phase.as_str(),
+                command: words(&spec.argv),
+                pid: pid.clone(),
+                deadline_ms: u64::try_from(spec.deadline.as_millis()).unwrap_or(u64::MAX),
+            })
+        });
+        spec.on_started = Some(Box::new(move |started| pid.set(started)));
         let result = self.context.runner.run(spec, &self.stop).await;
         metric::command_ended(self.phase);
         match &result {
@@ -153,6 +182,11 @@ impl RunExec {
         }
         Err(PhaseFault { problem, outcome })
     }
+}
+
+/// A command line, as people would read it.
+fn words(argv: &[OsString]) -> String {
+    argv.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ").chars().take(COMMAND_SHOWN).collect()
 }
 
 fn cancelled() -> PhaseFault {

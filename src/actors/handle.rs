@@ -5,16 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
-use tokio::sync::watch;
-
 use super::answer::{self, ms};
 use super::context::{Context, RepoEntry};
 use super::dispatcher::{self, DispatcherMsg};
-use super::events::EventsMsg;
-use super::inventory::InventoryMsg;
 use super::keys::{Seen, keep, kept, named};
-use super::ledger::LedgerMsg;
 use super::log_stream::{self, LogStream};
 use super::mailbox::{Address, AskError};
 use super::phases::dispatch::{GRANT_LIMIT, no_answer};
@@ -23,8 +17,8 @@ use super::repository::RepositoryMsg;
 use super::root::RootMsg;
 use super::run;
 use super::runs::{Purpose, RunHandle, RunView, StopCause};
-use super::sessions::SessionsMsg;
 use super::slug::{SlugMsg, WorkCall, WorkReply, as_joined};
+use super::supervision::STOP_LIMIT;
 use crate::model::desk::{Claimed, Completed};
 use crate::model::failure::FailureView;
 use crate::model::ids::{Lane, OperationId, Slug, TodoKey, Worker};
@@ -37,13 +31,15 @@ use crate::model::roadmap::{Catalog, CatalogTodo};
 use crate::model::time::Timestamp;
 use crate::model::todo::{Asker, Complete, Outcome, Stage};
 use crate::model::view::{
-    ActorView, ClaimHolder, GateView, HistoryEntry, LaneView, Mutation, Ready, TodoDetail, TodoFilter, TodoView, Work,
+    ClaimHolder, GateView, HistoryEntry, LaneView, Mutation, Ready, TodoDetail, TodoFilter, TodoView, Work,
 };
 use crate::model::work_order::{Product, WAIT_MS_DEFAULT, WAIT_MS_MAX, WorkRequest};
 
 /// How long an actor may take to take a question in. Handlers never wait for work, so this passes only when the
 /// machine is in trouble.
 const ASK_LIMIT: Duration = Duration::from_secs(10);
+/// How long the actors get to stop: two rounds, of those that supervise others and of all.
+const DRAIN_LIMIT: Duration = Duration::from_secs(2 * STOP_LIMIT.as_secs() + 2);
 /// How long a caller waits for an actor that is being restarted before it is told so.
 const RESTART_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a cancel waits for the run's process tree to be gone: a kill grace and the kill rounds.
@@ -60,15 +56,13 @@ const VERDICTS_MAX: usize = 200;
 #[derive(Clone)]
 pub struct Handle {
     context: Arc<Context>,
-    root: Address<RootMsg>,
-    given_up: watch::Receiver<Option<String>>,
 }
 
 impl Handle {
     /// A handle to running actors.
     #[must_use]
-    pub fn new(context: Arc<Context>, root: Address<RootMsg>, given_up: watch::Receiver<Option<String>>) -> Self {
-        Self { context, root, given_up }
+    pub const fn new(context: Arc<Context>) -> Self {
+        Self { context }
     }
 
     /// What all actors share.
@@ -449,67 +443,11 @@ impl Handle {
         }
     }
 
-    /// Every actor's own view of itself.
-    pub async fn actors(&self) -> Vec<ActorView> {
-        let mut views = vec![self.root_view()];
-        views.extend(self.root.ask(ASK_LIMIT, |reply| RootMsg::Describe { reply }).await.unwrap_or_default());
-        for view in &mut views {
-            match view.kind.as_str() {
-                "ledger" => fill(view, &self.context.ledger.address, |reply| LedgerMsg::Describe { reply }).await,
-                "dispatcher" => fill(view, &self.context.dispatcher, |reply| DispatcherMsg::Describe { reply }).await,
-                "events" => fill(view, &self.context.events, |reply| EventsMsg::Describe { reply }).await,
-                "sessions" => fill(view, &self.context.sessions_address, |reply| SessionsMsg::Describe { reply }).await,
-                _ => {}
-            }
-        }
-        for (name, entry) in &self.context.repos {
-            let Ok((work, slugs)) = entry.address.ask(ASK_LIMIT, |reply| RepositoryMsg::Describe { reply }).await
-            else {
-                continue;
-            };
-            if let Some(view) = views.iter_mut().find(|view| view.kind == "repository" && view.name == name.as_str()) {
-                (view.mailbox, view.mailbox_high_water) = entry.address.depth();
-                view.work = work;
-            }
-            for mut view in slugs {
-                if view.kind == "inventory" {
-                    name.as_str().clone_into(&mut view.name);
-                    fill(&mut view, &entry.inventory, |reply| InventoryMsg::Describe { reply }).await;
-                    views.push(view);
-                    continue;
-                }
-                let slug = view.name.split_once('/').and_then(|(_, slug)| Slug::parse(slug).ok());
-                if let Some(address) =
-                    slug.and_then(|slug| self.context.slugs.get(&TodoKey { repo: name.clone(), slug }))
-                {
-                    fill(&mut view, &address, |reply| SlugMsg::Describe { reply }).await;
-                }
-                views.push(view);
-            }
-        }
-        views
-    }
-
-    fn root_view(&self) -> ActorView {
-        let (mailbox, mailbox_high_water) = self.root.depth();
-        ActorView {
-            kind: "root".to_owned(),
-            name: "root".to_owned(),
-            parent: String::new(),
-            state: if self.root.is_up() { "running" } else { "given_up" }.to_owned(),
-            restarts: 0,
-            last_failure: None,
-            mailbox,
-            mailbox_high_water,
-            work: Value::Null,
-        }
-    }
-
     /// Whether work is accepted, and what speaks against it.
     #[must_use]
     pub fn readiness(&self) -> Ready {
         let draining = self.context.refuse_when_draining().err();
-        let given_up = self.given_up.borrow().clone();
+        let given_up = self.context.meltdown.borrow().clone();
         let ledger = self.context.ledger.store().is_ok();
         let check = |name: &str, ok: bool, detail: String| (name.to_owned(), ok, detail);
         let checks = vec![
@@ -548,7 +486,7 @@ impl Handle {
             run.stop(StopCause::Shutdown);
         }
         let _ = tokio::time::timeout(CANCEL_LIMIT, all(left)).await;
-        let _ = self.root.ask(ASK_LIMIT, |reply| RootMsg::Drain { reply }).await;
+        let _ = self.context.root.ask(DRAIN_LIMIT, |reply| RootMsg::Drain { reply }).await;
         self.context.ledger.close().await;
     }
 }
@@ -590,18 +528,6 @@ fn as_seen_by(mut product: Product, joined: bool, accepted: Instant) -> Product 
         order.total_ms = ms(accepted.elapsed());
     }
     product
-}
-
-/// Fills in what an actor says of itself.
-async fn fill<M: Send + 'static>(
-    view: &mut ActorView,
-    address: &Address<M>,
-    question: impl FnOnce(super::mailbox::Reply<Value>) -> M + Send,
-) {
-    (view.mailbox, view.mailbox_high_water) = address.depth();
-    if let Ok(work) = address.ask(ASK_LIMIT, question).await {
-        view.work = work;
-    }
 }
 
 fn slug_did_not_answer(todo: &TodoKey, error: AskError) -> Problem {

@@ -54,8 +54,6 @@ const REST_FACTOR: u32 = 4;
 const LOOK_GAP: Duration = Duration::from_millis(150);
 /// A look that found new directories to watch is made once more, after this.
 const CONFIRM_AFTER: Duration = Duration::from_millis(1_000);
-/// How often it is seen to that what was thrown away long ago goes.
-const PURGE_EVERY: Duration = Duration::from_secs(3_600);
 
 /// What is shown of the worktrees of a repository; whole, and replaced as a whole.
 #[derive(Default)]
@@ -104,6 +102,8 @@ impl Rows {
 }
 
 /// What the inventory hears.
+#[derive(strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum InventoryMsg {
     /// Somebody wants to see the rows; answered when the registry was read.
     Want {
@@ -152,6 +152,11 @@ pub enum InventoryMsg {
     },
     /// Time has passed.
     Tick,
+    /// When nobody has wanted the repository for long, it leaves the memory; says whether it did.
+    ForgetIfUnused {
+        /// Answer.
+        reply: Reply<bool>,
+    },
     /// What it is doing.
     Describe {
         /// Answer.
@@ -221,7 +226,6 @@ pub struct InventoryState {
     waiting_looks: Vec<Reply<()>>,
     base_ref: String,
     due_at: Option<Instant>,
-    purged: Option<Instant>,
     /// Worktrees that are due for a look, the first at the end; made anew when `requeue` says so.
     queue: Vec<(Urgency, String)>,
     requeue: bool,
@@ -243,8 +247,8 @@ pub struct InventoryActor;
 impl InventoryActor {
     /// Where it is reached.
     #[must_use]
-    pub fn address() -> Address<InventoryMsg> {
-        Address::new(ActorKind::Inventory, MAILBOX_LIMIT)
+    pub fn address(repo: &RepoName) -> Address<InventoryMsg> {
+        Address::new(ActorKind::Inventory, repo.as_str(), MAILBOX_LIMIT)
     }
 
     /// Starts it under a supervisor.
@@ -287,7 +291,6 @@ impl Actor for InventoryActor {
             waiting_looks: Vec::new(),
             base_ref: String::new(),
             due_at: None,
-            purged: None,
             queue: Vec::new(),
             requeue: false,
             outbox: Vec::new(),
@@ -302,44 +305,51 @@ impl Actor for InventoryActor {
 
     async fn handle(
         &self,
-        _: ActorRef<Self::Msg>,
+        myself: ActorRef<Self::Msg>,
         envelope: Self::Msg,
         state: &mut InventoryState,
     ) -> Result<(), ActorProcessingErr> {
-        let message = envelope.open().0;
-        state.args.context.faults.hit("inventory.handle");
-        match message {
-            InventoryMsg::Want { looked, reply } => state.on_want(looked, reply),
-            InventoryMsg::Noticed => state.on_noticed(),
-            InventoryMsg::Due => state.due_at = None,
-            InventoryMsg::Released => state.releasing = false,
-            InventoryMsg::Written => {
-                state.writing = false;
-                state.write(Vec::new());
-                return Ok(());
-            }
-            InventoryMsg::Surveyed { result, took } => state.on_surveyed(result, took),
-            InventoryMsg::Looked { name, result, memory, took } => {
-                // Of the others nothing has changed, so their order has not.
-                state.on_looked(&name, result, memory, took);
-                state.go_on();
-                return Ok(());
-            }
-            InventoryMsg::Unstuck { name } => {
-                if let Some(row) = state.rows.get_mut(&name) {
-                    row.stuck = false;
+        let (message, handling) = envelope.open();
+        let faults = state.args.context.faults.clone();
+        let handled = async {
+            state.args.context.faults.hit("inventory.handle");
+            match message {
+                InventoryMsg::Want { looked, reply } => state.on_want(looked, reply),
+                InventoryMsg::Noticed => state.on_noticed(),
+                InventoryMsg::Due => state.due_at = None,
+                InventoryMsg::Released => state.releasing = false,
+                InventoryMsg::Written => {
+                    state.writing = false;
+                    state.write(Vec::new());
+                    return Ok(());
+                }
+                InventoryMsg::Surveyed { result, took } => state.on_surveyed(result, took),
+                InventoryMsg::Looked { name, result, memory, took } => {
+                    // Of the others nothing has changed, so their order has not.
+                    state.on_looked(&name, result, memory, took);
+                    state.go_on();
+                    return Ok(());
+                }
+                InventoryMsg::Unstuck { name } => {
+                    if let Some(row) = state.rows.get_mut(&name) {
+                        row.stuck = false;
+                    }
+                }
+                InventoryMsg::Refresh { name, reply } => state.on_refresh(&name, reply),
+                InventoryMsg::ForgetIfUnused { reply } => {
+                    let _ = reply.send(state.forget_if_unused());
+                }
+                InventoryMsg::Tick => state.on_tick(),
+                InventoryMsg::Describe { reply } => {
+                    let _ = reply.send(state.describe());
+                    return Ok(());
                 }
             }
-            InventoryMsg::Refresh { name, reply } => state.on_refresh(&name, reply),
-            InventoryMsg::Tick => state.on_tick(),
-            InventoryMsg::Describe { reply } => {
-                let _ = reply.send(state.describe());
-                return Ok(());
-            }
-        }
-        state.requeue = true;
-        state.go_on();
-        Ok(())
+            state.requeue = true;
+            state.go_on();
+            Ok(())
+        };
+        handling.run(&faults, &myself, handled).await
     }
 }
 
@@ -514,7 +524,7 @@ impl InventoryState {
             (false, true) => self.become_wanted(),
             (true, false) => self.become_unwanted(),
             (true, true) => self.last_wanted = now,
-            (false, false) => self.forget_if_unused(now),
+            (false, false) => {}
         }
         if self.error.is_some() && self.wanted && !self.surveying {
             self.survey_next = Some(None);
@@ -528,24 +538,21 @@ impl InventoryState {
                 row.confirm();
             }
         }
-        if self.purged.is_none_or(|purged| now >= purged + PURGE_EVERY) {
-            self.purged = Some(now);
-            let (trash, keep) = (self.args.repo.trash.clone(), self.args.context.settings.trash_keep);
-            drop(tokio::task::spawn_blocking(move || super::removal::purge(&trash, keep)));
-        }
     }
 
     /// A repository nobody has used for long leaves the memory; it comes back with the next question.
-    fn forget_if_unused(&mut self, now: Instant) {
-        let keep = self.args.context.settings.forget_after;
-        if now < self.last_wanted + keep || self.args.repo.unused_for() < keep || !self.surveyed {
-            return;
+    fn forget_if_unused(&mut self) -> bool {
+        let (now, keep) = (Instant::now(), self.args.context.settings.forget_after);
+        let unused = now >= self.last_wanted + keep && self.args.repo.unused_for() >= keep;
+        if self.wanted || !unused || !self.surveyed {
+            return false;
         }
         tracing::info!(repo = self.repo().as_str(), "a repository that was not used for long leaves the memory");
         self.rows.clear();
         self.surveyed = false;
         self.args.repo.forget();
         self.publish();
+        true
     }
 
     // Surveys.

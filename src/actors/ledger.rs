@@ -24,6 +24,8 @@ use crate::store::{Chain, Store, StoreError, Write};
 const MAILBOX_LIMIT: usize = 256;
 
 /// What the ledger actor hears.
+#[derive(strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum LedgerMsg {
     /// The store's thread is gone.
     StoreDied,
@@ -42,6 +44,8 @@ pub struct Ledger {
     pub address: Address<LedgerMsg>,
     /// The last entry that is known to be on disk.
     tip: Arc<watch::Sender<u64>>,
+    /// Why the last write failed, until one is written again.
+    failing: Arc<ArcSwapOption<String>>,
     faults: Faults,
 }
 
@@ -51,8 +55,9 @@ impl Ledger {
     pub fn new(store: Store, tip: u64, faults: Faults) -> Self {
         Self {
             store: Arc::new(ArcSwapOption::from_pointee(store)),
-            address: Address::new(ActorKind::Ledger, MAILBOX_LIMIT),
+            address: Address::new(ActorKind::Ledger, "ledger", MAILBOX_LIMIT),
             tip: Arc::new(watch::Sender::new(tip)),
+            failing: Arc::default(),
             faults,
         }
     }
@@ -64,6 +69,9 @@ impl Ledger {
     }
 
     fn reached(&self, seq: u64) {
+        if self.failing.load().is_some() {
+            self.failing.store(None);
+        }
         self.tip.send_if_modified(|tip| {
             let further = seq > *tip;
             *tip = seq.max(*tip);
@@ -110,8 +118,17 @@ impl Ledger {
         }
     }
 
+    /// Why the last write failed; `None` when it did not.
+    #[must_use]
+    pub fn last_error(&self) -> Option<Arc<String>> {
+        self.failing.load_full()
+    }
+
     /// Turns a store error into a problem, and tells the actor when the store is gone.
     pub fn note(&self, error: &StoreError) -> Problem {
+        if !matches!(error, StoreError::Busy | StoreError::Conflict(_)) {
+            self.failing.store(Some(Arc::new(error.to_string())));
+        }
         if matches!(error, StoreError::Gone) {
             let _ = self.address.send(LedgerMsg::StoreDied);
         }
@@ -170,14 +187,19 @@ impl Actor for LedgerActor {
 
     async fn handle(
         &self,
-        _: ActorRef<Self::Msg>,
+        myself: ActorRef<Self::Msg>,
         envelope: Self::Msg,
         state: &mut LedgerArgs,
     ) -> Result<(), ActorProcessingErr> {
-        match envelope.open().0 {
-            LedgerMsg::StoreDied => on_store_died(state),
-            LedgerMsg::Describe { reply } => on_describe(state, reply),
-        }
+        let (message, handling) = envelope.open();
+        let faults = state.ledger.faults.clone();
+        let handled = async {
+            match message {
+                LedgerMsg::StoreDied => on_store_died(state),
+                LedgerMsg::Describe { reply } => on_describe(state, reply),
+            }
+        };
+        handling.run(&faults, &myself, handled).await
     }
 }
 

@@ -7,20 +7,38 @@
 //! Races: a message sent between an actor's death and its supervisor's notice fails with [`AskError::Died`] or
 //! [`AskError::Down`]; nothing was accepted then, so the caller may send it again.
 
-use std::sync::Arc;
+use std::future::Future;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
-use ractor::ActorRef;
+use ractor::{ActorProcessingErr, ActorRef};
 use tokio::sync::oneshot;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::faults::{Faults, Injected};
+use super::health::turning::{Doing, doing};
 use crate::metrics::actors as metric;
 use crate::metrics::actors::{ActorKind, DropReason};
 
 /// Where an answer goes. Dropping it tells the caller that nobody will answer.
 pub type Reply<T> = oneshot::Sender<T>;
+
+/// What an actor can be sent.
+pub trait Message: Send + 'static {
+    /// Its name, for whoever wants to know what an actor is doing.
+    fn name(&self) -> &'static str;
+}
+
+impl<M: Send + 'static> Message for M
+where
+    for<'a> &'a M: Into<&'static str>,
+{
+    fn name(&self) -> &'static str {
+        self.into()
+    }
+}
 
 /// A message on its way, counted until it is opened or dropped.
 pub struct Envelope<M> {
@@ -29,12 +47,15 @@ pub struct Envelope<M> {
     counted: Counted,
 }
 
-impl<M> Envelope<M> {
-    /// Takes the message out; from here on it no longer counts as waiting.
-    pub fn open(self) -> (M, Duration) {
+impl<M: Message> Envelope<M> {
+    /// Takes the message out; from here on it no longer counts as waiting, and its actor as handling it.
+    pub fn open(self) -> (M, Handling) {
         let waited = self.sent.elapsed();
-        metric::message_waited(self.counted.0.kind, waited);
-        (self.message, waited)
+        let gauge = self.counted.0.clone();
+        metric::message_waited(gauge.kind, waited);
+        let handled = Handled { message: self.message.name(), begun: Instant::now() };
+        gauge.hands().now = Some(handled);
+        (self.message, Handling { gauge, handled, waited })
     }
 }
 
@@ -50,9 +71,97 @@ impl Drop for Counted {
 
 struct Gauge {
     kind: ActorKind,
+    name: Arc<str>,
     waiting: AtomicUsize,
     high_water: AtomicUsize,
     limit: usize,
+    hands: Mutex<Hands>,
+}
+
+/// What an actor has in hand, and had last.
+#[derive(Default)]
+struct Hands {
+    now: Option<Handled>,
+    last: Option<(Handled, Duration)>,
+}
+
+#[derive(Clone, Copy)]
+struct Handled {
+    message: &'static str,
+    begun: Instant,
+}
+
+impl Gauge {
+    fn hands(&self) -> MutexGuard<'_, Hands> {
+        self.hands.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A message that is being handled, until this is dropped.
+pub struct Handling {
+    gauge: Arc<Gauge>,
+    handled: Handled,
+    /// How long the message waited.
+    pub waited: Duration,
+}
+
+impl Handling {
+    /// Carries the handler out, seen by the watchdog; a test may make it fail here, whatever the actor and the message.
+    pub async fn run<M: ractor::Message>(
+        self,
+        faults: &Faults,
+        myself: &ActorRef<M>,
+        handler: impl Future<Output = Result<(), ActorProcessingErr>> + Send,
+    ) -> Result<(), ActorProcessingErr> {
+        let Handled { message, .. } = self.handled;
+        let injected = faults.in_handler(self.gauge.kind.as_str(), &self.gauge.name, message);
+        let name = self.gauge.name.clone();
+        let what = Doing::Message { actor: self.gauge.kind.as_str(), name, message };
+        let handled = async {
+            match injected {
+                Injected::Nothing => handler.await,
+                Injected::Panic => panic!("made to panic while handling {message}"),
+                Injected::Error => Err(format!("made to fail while handling {message}").into()),
+                Injected::Hang => std::future::pending().await,
+                Injected::Kill => {
+                    myself.kill();
+                    std::future::pending().await
+                }
+            }
+        };
+        doing(what, handled).await
+    }
+}
+
+impl Drop for Handling {
+    fn drop(&mut self) {
+        let took = self.handled.begun.elapsed();
+        metric::message_handled(self.gauge.kind, took);
+        let mut hands = self.gauge.hands();
+        hands.now = None;
+        hands.last = Some((self.handled, took));
+    }
+}
+
+/// What can be seen of an actor from outside, without asking it.
+#[derive(Debug, Clone)]
+pub struct Vitals {
+    /// What kind of actor.
+    pub kind: ActorKind,
+    /// Its name.
+    pub name: Arc<str>,
+    /// Whether an incarnation lives at the address now.
+    pub up: bool,
+    /// Messages waiting now.
+    pub waiting: usize,
+    /// The most that ever waited.
+    pub high_water: usize,
+    /// Messages that may wait.
+    pub limit: usize,
+    /// The message it is handling, and for how long.
+    pub handling: Option<(&'static str, Duration)>,
+    /// The message it handled last, how long ago it was done, and how long it took.
+    pub last: Option<(&'static str, Duration, Duration)>,
 }
 
 /// Why a message was not taken.
@@ -101,8 +210,15 @@ impl<M> Clone for Address<M> {
 impl<M: Send + 'static> Address<M> {
     /// An address nobody lives at yet, for at most `limit` waiting messages.
     #[must_use]
-    pub fn new(kind: ActorKind, limit: usize) -> Self {
-        let gauge = Gauge { kind, waiting: AtomicUsize::new(0), high_water: AtomicUsize::new(0), limit };
+    pub fn new(kind: ActorKind, name: impl Into<Arc<str>>, limit: usize) -> Self {
+        let gauge = Gauge {
+            kind,
+            name: name.into(),
+            waiting: AtomicUsize::new(0),
+            high_water: AtomicUsize::new(0),
+            limit,
+            hands: Mutex::default(),
+        };
         Self { gauge: Arc::new(gauge), target: Arc::default() }
     }
 
@@ -162,10 +278,23 @@ impl<M: Send + 'static> Address<M> {
         }
     }
 
-    /// Messages waiting now, and the most that ever waited.
+    /// What can be seen of the actor from outside. Never waits for it.
     #[must_use]
-    pub fn depth(&self) -> (usize, usize) {
-        (self.gauge.waiting.load(Ordering::Acquire), self.gauge.high_water.load(Ordering::Acquire))
+    pub fn vitals(&self) -> Vitals {
+        let hands = self.gauge.hands();
+        let last = |(handled, took): (Handled, Duration)| {
+            (handled.message, handled.begun.elapsed().saturating_sub(took), took)
+        };
+        Vitals {
+            kind: self.gauge.kind,
+            name: self.gauge.name.clone(),
+            up: self.is_up(),
+            waiting: self.gauge.waiting.load(Ordering::Acquire),
+            high_water: self.gauge.high_water.load(Ordering::Acquire),
+            limit: self.gauge.limit,
+            handling: hands.now.map(|handled| (handled.message, handled.begun.elapsed())),
+            last: hands.last.map(last),
+        }
     }
 
     /// Whether an incarnation lives at the address now.

@@ -18,6 +18,7 @@ pub mod exclusion;
 pub mod exec;
 pub mod faults;
 pub mod handle;
+pub mod health;
 pub mod inputs;
 pub mod inventory;
 pub mod judging;
@@ -37,6 +38,7 @@ pub mod repository;
 pub mod root;
 pub mod run;
 pub mod runs;
+pub mod seen;
 pub mod sessions;
 pub mod slug;
 pub mod supervision;
@@ -56,9 +58,16 @@ pub async fn start(
     ledger_path: std::path::PathBuf,
 ) -> Result<(Handle, tokio::sync::watch::Receiver<Option<String>>), String> {
     let context = context::Context::new(args);
-    let (meltdown, melted) = tokio::sync::watch::channel(None);
-    let address = root::Root::address();
-    let root = root::RootArgs { context: context.clone(), ledger_path, address: address.clone(), meltdown };
-    Actor::spawn(None, root::Root, root).await.map_err(|error| error.to_string())?;
-    Ok((Handle::new(context, address, melted.clone()), melted))
+    let melted = context.meltdown.subscribe();
+    let root = root::RootArgs { context: context.clone(), ledger_path };
+    let (_, ended) = Actor::spawn(None, root::Root, root).await.map_err(|error| error.to_string())?;
+    // Nobody supervises the root: when it ends, nothing that is left can help.
+    let watched = context.clone();
+    tokio::spawn(async move {
+        let _ = ended.await;
+        if !watched.is_draining() {
+            watched.meltdown.send_replace(Some("root".to_owned()));
+        }
+    });
+    Ok((Handle::new(context), melted))
 }

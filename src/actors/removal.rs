@@ -81,16 +81,16 @@ pub async fn judge(context: &Arc<Context>, repo: &Arc<Repo>, found: &Found) -> (
 /// Removes a worktree, or says why not.
 pub async fn remove(context: &Arc<Context>, entry: &RepoEntry, name: &str, dry_run: bool) -> Result<Removal, Problem> {
     let found = find(entry, name).await?;
-    let repo = &entry.repo;
+    let (repo, locks) = (&entry.repo, &context.on.locks);
     // From here on no run of ours begins in it; and one writer at a time in the registry.
     let todo = repo.todo_at(&found.path);
     let _exclusion = match &todo {
-        Some(todo) if !dry_run && context.runs.of(todo).is_none() => {
-            Some(exclusion::acquire(repo, &todo.slug, EXCLUSION_LIMIT, &CancellationToken::new()).await?)
-        }
+        Some(todo) if !dry_run && context.runs.of(todo).is_none() => Some(
+            exclusion::acquire(repo, &todo.slug, EXCLUSION_LIMIT, &CancellationToken::new(), locks, "removal").await?,
+        ),
         _ => None,
     };
-    let _registry = repo.registry.lock().await;
+    let _registry = locks.take(&format!("registry {}", repo.name()), "removal", repo.registry.lock()).await;
     let (reasons, ignored) = judge(context, repo, &found).await;
     let mut removal = Removal {
         repo: repo.name().clone(),
@@ -135,18 +135,21 @@ pub async fn remove(context: &Arc<Context>, entry: &RepoEntry, name: &str, dry_r
     Ok(removal)
 }
 
-/// Deletes what was removed long ago. Blocks, for as long as deleting takes.
-pub(super) fn purge(trash: &Path, keep: Duration) {
-    let Ok(entries) = std::fs::read_dir(trash) else { return };
+/// Deletes what was removed long ago; says how much. Blocks, for as long as deleting takes.
+pub(super) fn purge(trash: &Path, keep: Duration) -> usize {
+    let Ok(entries) = std::fs::read_dir(trash) else { return 0 };
+    let mut count = 0;
     for entry in entries.flatten() {
         let name = entry.file_name();
         let Some(id) = name.to_str().and_then(|name| name.strip_prefix(REMOVED)) else { continue };
         let Ok(since) = ulid::Ulid::from_string(id).map(|id| id.datetime()) else { continue };
         if SystemTime::now().duration_since(since).is_ok_and(|age| age > keep) {
             let deleted = std::fs::remove_dir_all(entry.path());
+            count += usize::from(deleted.is_ok());
             tracing::info!(path = %entry.path().display(), ok = deleted.is_ok(), "a worktree that was removed long ago is deleted");
         }
     }
+    count
 }
 
 /// What the files of a worktree take on disk, in bytes; what is in several places of it counts once. Blocks.

@@ -1,7 +1,9 @@
 //! The repository actor: supervises the inventory and the slug actors of one repository; those are brought up on demand.
 //!
 //! Supervised by the root. Its death ends its slug actors; runs that are on go on (they live in [`super::runs`]) and
-//! are found again by the slug actors that come back on demand. In: `Activate`, `Restart`, `Describe`.
+//! are found again by the slug actors that come back on demand. In: `Activate`, `Restart`,
+//! `Hung`, `Drain`, `Describe`. Strategy: one for one; a slug's actor that is given up is left down for its window, the
+//! inventory is tried again after it.
 //!
 //! Nothing shared is owned here: the git handle, what was read of the base and the permit for the registry are in
 //! [`super::repo::Repo`], so a restart costs no git work.
@@ -17,13 +19,14 @@ use super::inventory::{InventoryActor, InventoryArgs};
 use super::mailbox::{Address, Envelope, Reply};
 use super::repo::Repo;
 use super::slug::{MAILBOX_LIMIT, SlugActor, SlugArgs, SlugMsg};
-use super::supervision::{Aftermath, BUDGET, ChildState, Children, start_by};
+use super::supervision::{Aftermath, BUDGET, ChildState, Children, STOP_LIMIT, start_by};
 use crate::metrics::actors::ActorKind;
 use crate::model::ids::{Slug, TodoKey};
 use crate::model::problem::{Problem, ProblemCode};
-use crate::model::view::ActorView;
 
 /// What a repository actor hears.
+#[derive(strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum RepositoryMsg {
     /// Somebody wants to talk to a slug's actor. The caller has checked that the todo exists.
     Activate {
@@ -37,10 +40,22 @@ pub enum RepositoryMsg {
         /// Which child.
         child: String,
     },
-    /// Its own view and the state of its children.
+    /// A child does not end what it handles.
+    Hung {
+        /// Which child.
+        child: String,
+        /// What, and for how long.
+        why: String,
+    },
+    /// Stop all children in order.
+    Drain {
+        /// Answer, once they are gone.
+        reply: Reply<()>,
+    },
+    /// Its own view.
     Describe {
         /// Answer.
-        reply: Reply<(Value, Vec<ActorView>)>,
+        reply: Reply<Value>,
     },
 }
 
@@ -62,7 +77,7 @@ impl RepositoryArgs {
 }
 
 /// What the inventory is called among the children; no slug looks like that.
-const INVENTORY: &str = "@inventory";
+pub const INVENTORY: &str = "@inventory";
 
 /// The actor's state.
 pub struct RepositoryState {
@@ -100,10 +115,12 @@ impl Actor for RepositoryActor {
         }
         args.entry().inventory.point_at(None);
         args.address.point_at(Some(myself.clone()));
-        let mut state = RepositoryState { args, children: Children::new(BUDGET) };
+        let (parent, supervised) = (format!("repository:{}", args.repo.name()), args.context.supervised.clone());
+        let mut state = RepositoryState { args, children: Children::new(BUDGET, parent, supervised) };
         let inventory = InventoryArgs { context: state.args.context.clone(), repo: state.args.repo.clone() };
+        let shown = state.args.repo.name().to_string();
         let start = start_by(move |supervisor| InventoryActor::start(inventory.clone(), supervisor));
-        let aftermath = state.children.start(ActorKind::Inventory, INVENTORY, myself.get_cell(), start).await;
+        let aftermath = state.children.start(ActorKind::Inventory, INVENTORY, shown, myself.get_cell(), start).await;
         state.act(aftermath);
         Ok(state)
     }
@@ -114,14 +131,23 @@ impl Actor for RepositoryActor {
         envelope: Self::Msg,
         state: &mut RepositoryState,
     ) -> Result<(), ActorProcessingErr> {
-        let message = envelope.open().0;
-        state.args.context.faults.hit("repository.handle");
-        match message {
-            RepositoryMsg::Activate { slug, reply } => state.on_activate(slug, reply, myself.get_cell()).await,
-            RepositoryMsg::Restart { child } => state.on_restart(&child, myself.get_cell()).await,
-            RepositoryMsg::Describe { reply } => state.on_describe(reply),
-        }
-        Ok(())
+        let (message, handling) = envelope.open();
+        let faults = state.args.context.faults.clone();
+        let handled = async {
+            state.args.context.faults.hit("repository.handle");
+            match message {
+                RepositoryMsg::Activate { slug, reply } => state.on_activate(slug, reply, myself.get_cell()).await,
+                RepositoryMsg::Restart { child } => state.on_restart(&child, myself.get_cell()).await,
+                RepositoryMsg::Hung { child, why } => state.children.end_hung(&child, &why),
+                RepositoryMsg::Drain { reply } => {
+                    state.children.stop_all(STOP_LIMIT).await;
+                    let _ = reply.send(());
+                }
+                RepositoryMsg::Describe { reply } => state.on_describe(reply),
+            }
+            Ok(())
+        };
+        handling.run(&faults, &myself, handled).await
     }
 
     async fn handle_supervisor_evt(
@@ -156,7 +182,7 @@ impl RepositoryState {
     }
 
     async fn bring_up(&mut self, todo: &TodoKey, myself: ActorCell) -> Result<Address<SlugMsg>, Problem> {
-        let address = Address::new(ActorKind::Slug, MAILBOX_LIMIT);
+        let address = Address::new(ActorKind::Slug, todo.to_string(), MAILBOX_LIMIT);
         let args = SlugArgs {
             context: self.args.context.clone(),
             repo: self.args.repo.clone(),
@@ -164,7 +190,7 @@ impl RepositoryState {
             address: address.clone(),
         };
         let start = start_by(move |supervisor| SlugActor::start(args.clone(), supervisor));
-        let aftermath = self.children.start(ActorKind::Slug, todo.slug.as_str(), myself, start).await;
+        let aftermath = self.children.start(ActorKind::Slug, todo.slug.as_str(), todo.to_string(), myself, start).await;
         self.args.context.slugs.insert(todo.clone(), address.clone());
         let up = aftermath == Aftermath::Nothing;
         self.act(aftermath);
@@ -217,24 +243,13 @@ impl RepositoryState {
         }
     }
 
-    fn on_describe(&self, reply: Reply<(Value, Vec<ActorView>)>) {
-        let children = self.children.describe().map(|(name, kind, state, history)| ActorView {
-            kind: kind.as_str().to_owned(),
-            name: format!("{}/{name}", self.args.repo.name()),
-            parent: format!("repository:{}", self.args.repo.name()),
-            state: state.to_owned(),
-            restarts: history.restarts,
-            last_failure: history.last_failure.clone(),
-            mailbox: 0,
-            mailbox_high_water: 0,
-            work: Value::Null,
-        });
+    fn on_describe(&self, reply: Reply<Value>) {
         let view = json!({
             "path": self.args.repo.registered.path,
             "open": self.args.repo.git_if_open().is_some(),
             "base_oid": self.args.repo.base_if_read().map(|base| base.oid.clone()),
         });
-        let _ = reply.send((view, children.collect()));
+        let _ = reply.send(view);
     }
 }
 

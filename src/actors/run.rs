@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::answer::{self, ms};
 use super::clock;
 use super::exclusion::{self, Exclusion};
+use super::health::turning::{Doing, doing};
 use super::phases;
 use super::probe::{self, Look, Memory, Scan};
 use super::repo::Repo;
@@ -182,10 +183,11 @@ impl Run {
         // The work is a task of its own, so that a panic in a phase is an answer and not a silence.
         let (feed, handle, args, accepted) =
             (self.feed.clone(), self.handle.clone(), self.args.clone(), self.call.accepted);
-        let worked = tokio::spawn(async move {
+        let what = Doing::Run { todo: args.todo.clone(), operation: handle.id.clone() };
+        let worked = tokio::spawn(doing(what, async move {
             let result = self.work().await;
             (self, result)
-        });
+        }));
         let (memory, ended) = match worked.await {
             Ok((mut run, result)) => {
                 let ended = run.finish(result).await;
@@ -216,7 +218,9 @@ impl Run {
     async fn work(&mut self) -> Result<Product, Problem> {
         let waiting = Instant::now();
         let stop = self.stopped().clone();
-        let exclusion = exclusion::acquire(&self.args.repo, &self.args.todo.slug, EXCLUSION_LIMIT, &stop).await?;
+        let (locks, who) = (&self.args.context.on.locks, self.handle.words());
+        let slug = &self.args.todo.slug;
+        let exclusion = exclusion::acquire(&self.args.repo, slug, EXCLUSION_LIMIT, &stop, locks, &who).await?;
         self.exclusion = Some(exclusion);
         self.lock_wait = waiting.elapsed();
         metric::queue_waited(self.call.accepted.elapsed());

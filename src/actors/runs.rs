@@ -2,7 +2,8 @@
 //! next incarnation finds it here. One entry per todo at most.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -12,6 +13,10 @@ use crate::model::operation::Operation;
 use crate::model::problem::Problem;
 use crate::model::todo::{Asker, Complete};
 use crate::model::work_order::Product;
+
+/// How often a table that is held is tried again by somebody who must not wait for it.
+const TRIES: u32 = 50;
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// What everybody who waits for a run sees of it.
 #[derive(Debug, Clone)]
@@ -72,6 +77,8 @@ pub struct RunHandle {
     pub purpose: Purpose,
     /// What can be seen of it.
     pub view: watch::Receiver<RunView>,
+    /// When it began.
+    pub begun: Instant,
     stop: CancellationToken,
     cause: Arc<Mutex<Option<StopCause>>>,
 }
@@ -81,10 +88,25 @@ impl RunHandle {
     #[must_use]
     pub fn new(id: OperationId, todo: TodoKey, asker: &Asker, purpose: Purpose) -> (Self, watch::Sender<RunView>) {
         let (feed, view) = watch::channel(RunView::Opening);
-        let Asker { lane, worker } = asker.clone();
-        let handle =
-            Self { id, todo, lane, worker, purpose, view, stop: CancellationToken::new(), cause: Arc::default() };
+        let (Asker { lane, worker }, begun) = (asker.clone(), Instant::now());
+        let handle = Self {
+            id,
+            todo,
+            lane,
+            worker,
+            purpose,
+            view,
+            begun,
+            stop: CancellationToken::new(),
+            cause: Arc::default(),
+        };
         (handle, feed)
+    }
+
+    /// Its name, for whoever reads who holds a lock.
+    #[must_use]
+    pub fn words(&self) -> String {
+        format!("run {} of {}", self.id, self.todo)
     }
 
     /// Asks the run to end; its process tree dies first. The first cause stays.
@@ -136,6 +158,19 @@ impl Runs {
     #[must_use]
     pub fn by_operation(&self, id: &OperationId) -> Option<RunHandle> {
         self.map().values().find(|handle| handle.id == *id).cloned()
+    }
+
+    /// Every run that is on; `None` when a thread that is stuck keeps it from being read.
+    #[must_use]
+    pub fn try_all(&self) -> Option<Vec<RunHandle>> {
+        for _ in 0..TRIES {
+            match self.0.try_lock() {
+                Ok(map) => return Some(map.values().cloned().collect()),
+                Err(TryLockError::Poisoned(map)) => return Some(map.into_inner().values().cloned().collect()),
+                Err(TryLockError::WouldBlock) => std::thread::park_timeout(PAUSE),
+            }
+        }
+        None
     }
 
     /// Every run that is on.

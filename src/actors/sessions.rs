@@ -11,11 +11,10 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
 use serde_json::{Value, json};
-use tokio_util::task::AbortOnDropHandle;
 
 use super::board::Board;
 use super::context::Context;
@@ -35,8 +34,8 @@ use crate::store::{Chain, Write};
 
 /// Sessions of claims that are kept at hand; older ones are read from the ledger when they are asked for.
 const AT_HAND_MAX: usize = 10_000;
-/// How often it is looked at what time alone has changed.
-const TICK: Duration = Duration::from_secs(1);
+/// The pause before what could not be read is read again.
+const PAUSE: Duration = Duration::from_secs(1);
 /// How often directories of logs are looked through although nothing was told of them.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Messages that may wait.
@@ -286,6 +285,8 @@ impl Places {
 }
 
 /// What the sessions actor hears.
+#[derive(strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum SessionsMsg {
     /// The holder of a claim reports.
     Report {
@@ -325,7 +326,10 @@ pub enum SessionsMsg {
         result: Result<Vec<(ClaimSession, Activity)>, Problem>,
     },
     /// Time has passed.
-    Tick,
+    Tick {
+        /// Answer: how many are called otherwise now.
+        reply: Reply<usize>,
+    },
     /// What it is doing.
     Describe {
         /// Answer.
@@ -344,8 +348,7 @@ pub struct SessionsState {
     logs: Option<Box<LogSet>>,
     look_again: bool,
     wanted: Vec<SessionId>,
-    since_look: Duration,
-    _ticks: AbortOnDropHandle<()>,
+    looked_at: Option<Instant>,
 }
 
 /// The actor.
@@ -355,7 +358,7 @@ impl SessionsActor {
     /// Where it is reached.
     #[must_use]
     pub fn address() -> Address<SessionsMsg> {
-        Address::new(ActorKind::Sessions, MAILBOX_LIMIT)
+        Address::new(ActorKind::Sessions, "sessions", MAILBOX_LIMIT)
     }
 
     /// Starts it under a supervisor.
@@ -377,7 +380,6 @@ impl Actor for SessionsActor {
         context: Arc<Context>,
     ) -> Result<SessionsState, ActorProcessingErr> {
         context.sessions_address.point_at(Some(myself));
-        let ticks = context.sessions_address.every(TICK, || SessionsMsg::Tick);
         let state = SessionsState {
             logs: Some(Box::new(LogSet::new(context.settings.session_logs.clone()))),
             context,
@@ -385,8 +387,7 @@ impl Actor for SessionsActor {
             told: HashMap::new(),
             look_again: false,
             wanted: Vec::new(),
-            since_look: LOOK_EVERY,
-            _ticks: ticks,
+            looked_at: None,
         };
         if !state.context.sessions.is_loaded() {
             state.load_after(Duration::ZERO);
@@ -396,33 +397,38 @@ impl Actor for SessionsActor {
 
     async fn handle(
         &self,
-        _: ActorRef<Self::Msg>,
+        myself: ActorRef<Self::Msg>,
         envelope: Self::Msg,
         state: &mut SessionsState,
     ) -> Result<(), ActorProcessingErr> {
-        let message = envelope.open().0;
-        state.context.faults.hit("sessions.handle");
-        match message {
-            SessionsMsg::Report { session, events, reply } => state.on_report(session, events, reply),
-            SessionsMsg::Reported { session, activity, result, reply } => {
-                state.on_reported(&session, activity, result, reply);
+        let (message, handling) = envelope.open();
+        let faults = state.context.faults.clone();
+        let handled = async {
+            state.context.faults.hit("sessions.handle");
+            match message {
+                SessionsMsg::Report { session, events, reply } => state.on_report(session, events, reply),
+                SessionsMsg::Reported { session, activity, result, reply } => {
+                    state.on_reported(&session, activity, result, reply);
+                }
+                SessionsMsg::Look => state.look(),
+                SessionsMsg::Looked { done } => state.on_looked(done),
+                SessionsMsg::Wanted { session } => {
+                    state.wanted.push(session);
+                    state.look();
+                }
+                SessionsMsg::Loaded { result } => state.on_loaded(result),
+                SessionsMsg::Tick { reply } => {
+                    let _ = reply.send(state.on_tick());
+                }
+                SessionsMsg::Describe { reply } => {
+                    let inner = state.context.sessions.read();
+                    let view = json!({ "claims": inner.claims.len(), "logs": inner.logs.len(), "looking": state.logs.is_none() });
+                    let _ = reply.send(view);
+                }
             }
-            SessionsMsg::Look => state.look(),
-            SessionsMsg::Looked { done } => state.on_looked(done),
-            SessionsMsg::Wanted { session } => {
-                state.wanted.push(session);
-                state.look();
-            }
-            SessionsMsg::Loaded { result } => state.on_loaded(result),
-            SessionsMsg::Tick => state.on_tick(),
-            SessionsMsg::Describe { reply } => {
-                let inner = state.context.sessions.read();
-                let view =
-                    json!({ "claims": inner.claims.len(), "logs": inner.logs.len(), "looking": state.logs.is_none() });
-                let _ = reply.send(view);
-            }
-        }
-        Ok(())
+            Ok(())
+        };
+        handling.run(&faults, &myself, handled).await
     }
 }
 
@@ -455,7 +461,7 @@ impl SessionsState {
             }),
             Err(problem) => {
                 tracing::warn!(%problem, "sessions cannot be read from the ledger yet");
-                self.load_after(TICK);
+                self.load_after(PAUSE);
             }
         }
     }
@@ -518,7 +524,7 @@ impl SessionsState {
             self.look_again = true;
             return;
         };
-        self.since_look = Duration::ZERO;
+        self.looked_at = Some(Instant::now());
         let wanted = std::mem::take(&mut self.wanted);
         let address = self.context.sessions_address.clone();
         tokio::spawn(async move {
@@ -575,9 +581,8 @@ impl SessionsState {
     }
 
     /// Statuses that time alone has changed are told.
-    fn on_tick(&mut self) {
-        self.since_look += TICK;
-        if self.since_look >= LOOK_EVERY {
+    fn on_tick(&mut self) -> usize {
+        if self.looked_at.is_none_or(|at| at.elapsed() >= LOOK_EVERY) {
             self.look();
         }
         let (now, places) = (self.context.clock.moment(), &self.context.places);
@@ -598,7 +603,9 @@ impl SessionsState {
             told.insert(view.id, view.status);
         }
         self.told = told;
+        let changed = writes.len();
         self.tell(writes);
+        changed
     }
 
     fn tell(&self, writes: Vec<Write>) {

@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 
 use super::answer::{self, Settled, already_claimed};
 use super::context::Context;
+use super::health::turning::beside;
 use super::mailbox::{Address, Envelope, Reply};
 use super::probe::{self, Look, Memory, Scan};
 use super::repo::Repo;
@@ -65,6 +66,8 @@ pub enum WorkReply {
 }
 
 /// What a slug actor hears.
+#[derive(strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum SlugMsg {
     /// A worker asks for this todo.
     Work {
@@ -176,17 +179,21 @@ impl Actor for SlugActor {
         envelope: Self::Msg,
         state: &mut SlugState,
     ) -> Result<(), ActorProcessingErr> {
-        let (message, waited) = envelope.open();
-        state.args.context.faults.hit("slug.handle");
-        match message {
-            SlugMsg::Work { call, reply } => state.on_work(Waiting { call, reply, waited }),
-            SlugMsg::Looked { memory, found, calls } => state.on_looked(memory, *found, calls),
-            SlugMsg::RunEnded { memory } => state.on_run_ended(memory),
-            SlugMsg::Scanned { scan } => state.on_scanned(scan),
-            SlugMsg::IdleCheck => state.on_idle_check(&myself),
-            SlugMsg::Describe { reply } => state.on_describe(reply),
-        }
-        Ok(())
+        let (message, handling) = envelope.open();
+        let (waited, faults) = (handling.waited, state.args.context.faults.clone());
+        let handled = async {
+            state.args.context.faults.hit("slug.handle");
+            match message {
+                SlugMsg::Work { call, reply } => state.on_work(Waiting { call, reply, waited }),
+                SlugMsg::Looked { memory, found, calls } => state.on_looked(memory, *found, calls),
+                SlugMsg::RunEnded { memory } => state.on_run_ended(memory),
+                SlugMsg::Scanned { scan } => state.on_scanned(scan),
+                SlugMsg::IdleCheck => state.on_idle_check(&myself),
+                SlugMsg::Describe { reply } => state.on_describe(reply),
+            }
+            Ok(())
+        };
+        handling.run(&faults, &myself, handled).await
     }
 }
 
@@ -219,16 +226,14 @@ impl SlugState {
     }
 
     /// Looks for these calls. What is in memory already lets the look be made right here: some twenty stats and small
-    /// reads, cheaper than waking another thread twice. `block_in_place` first gives everything else this worker has
+    /// reads, cheaper than waking another thread twice. [`beside`] first gives everything else this worker has
     /// to do away, so a disk that hangs holds up this slug and nothing else.
     fn look(&mut self, calls: Vec<Waiting>) {
         let mut memory = self.memory.take().unwrap_or_default();
         if memory.record.is_some() {
             let SlugArgs { context, repo, todo, .. } = &self.args;
             let now = context.clock.now();
-            let found = tokio::task::block_in_place(|| {
-                probe::look_here(repo, &todo.slug, &context.gate_environment, &mut memory, now)
-            });
+            let found = beside(|| probe::look_here(repo, &todo.slug, &context.gate_environment, &mut memory, now));
             if let Some(found) = found {
                 return self.on_looked(memory, found, calls);
             }

@@ -29,6 +29,11 @@ pub enum Command {
         after_help = "Settings come from flags, then the environment (SLUGLINE_LISTEN, SLUGLINE_DATA_DIR, SLUGLINE_LEASE_DURATION_MS, ...), then the configuration file, then defaults. config.example.toml has every setting.\n\nAsk for work:\n  curl -H \"Authorization: Bearer $(cat ~/.local/state/slugline/token)\" -H 'Content-Type: application/json' \\\n       -d '{\"lane\":\"builder\"}' http://127.0.0.1:7584/todos/work"
     )]
     Serve(Serve),
+    /// Ask a running daemon whether it is to be relied on.
+    #[command(
+        after_help = "Exit codes: 0 GO, 1 NO_GO, 2 UNKNOWN (also when no daemon answers).\n\nIn a script:\n  slugline health --data-dir DIR || echo 'not now'"
+    )]
+    Health(Health),
     /// Make a sample repository, serve it, ask for work twice and show both answers.
     Demo(Demo),
 }
@@ -54,6 +59,29 @@ pub struct Serve {
     /// Worktrees; the data directory's `worktrees` when not given.
     #[arg(long, value_name = "DIR")]
     pub worktrees_dir: Option<String>,
+}
+
+/// `slugline health`.
+#[derive(Debug, Args)]
+pub struct Health {
+    /// Configuration file of the daemon; without it, ./slugline.toml when it is there.
+    #[arg(long, env = "SLUGLINE_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Its data directory.
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<String>,
+    /// Print the answer as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl Health {
+    /// Where the daemon keeps its address and token; or every fault of the configuration, a line each.
+    pub fn data_dir(&self) -> Result<PathBuf, Vec<String>> {
+        let (config, data_dir) = (self.config.clone(), self.data_dir.clone());
+        let serve = Serve { config, repo: Vec::new(), listen: None, socket: None, data_dir, worktrees_dir: None };
+        serve.load().map(|config| config.data_dir)
+    }
 }
 
 /// `slugline demo`.

@@ -12,6 +12,7 @@
 
 pub mod base;
 pub mod command;
+mod fetch;
 mod hardening;
 mod history;
 mod index;

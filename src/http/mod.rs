@@ -2,8 +2,7 @@
 //!
 //! May know `actors` (the handle), `model` and `metrics`. Reading order: `routes` below (the whole table on one
 //! screen), one file per resource (`work`, `claims`, `operations`, `todos`, `lanes`, `failures`, `worktrees`, `sessions`, `events`, `actors`,
-//! `health`,
-//! `openapi`), `answer`, `page`, `problem` and `markdown` (shaping), `guard` (who is let in), `server` (the accept loop with its
+//! `status`, `health`, `openapi`), `answer`, `page`, `problem` and `markdown` (shaping), `guard` (who is let in), `server` (the accept loop with its
 //! limits).
 
 mod actors;
@@ -21,6 +20,7 @@ mod page;
 mod problem;
 pub mod server;
 mod sessions;
+mod status;
 mod todos;
 mod work;
 mod worktrees;
@@ -58,7 +58,7 @@ const fn open(method: &'static str, path: &'static str, statuses: &'static [u16]
 }
 
 /// Every route there is.
-pub const ROUTES: [Route; 33] = [
+pub const ROUTES: [Route; 40] = [
     route("POST", "/todos/work", &[200, 202], "Ask for work: a worktree that exists, is prepared, in sync and judged."),
     route("GET", "/todos", &[200], "The todos, filtered by repo, stage and lane."),
     route("GET", "/todos/{repo}/{slug}", &[200], "One todo: stage, claim, gates, parked results, history."),
@@ -87,6 +87,13 @@ pub const ROUTES: [Route; 33] = [
     route("DELETE", "/operations/{id}", &[200], "Cancel an operation; its process tree dies first."),
     route("GET", "/operations/{id}/log", &[200], "What an operation's commands printed, followed while it runs."),
     route("GET", "/actors", &[200], "Every actor's own view of itself."),
+    route("GET", "/status", &[200], "The daemon at a glance."),
+    route("GET", "/readiness", &[200], "Whether automation may rely on the daemon, and why."),
+    route("GET", "/jobs", &[200], "The daemon's own periodic duties."),
+    route("GET", "/incidents", &[200], "Operational problems: those that are not over, then the newest that are."),
+    route("GET", "/hangs", &[200], "Dumps of hangs, newest first."),
+    route("GET", "/hangs/{id}", &[200], "One dump: stacks, runs, locks, mailboxes, lateness."),
+    route("POST", "/debug/hang-dump", &[200], "Make a dump now."),
     open("GET", "/livez", &[200], "The process turns."),
     open("GET", "/readyz", &[200, 503], "Whether work is accepted; ?verbose says why."),
     open("GET", "/healthz", &[200, 503], "The same as /readyz."),
@@ -116,7 +123,9 @@ pub fn routes(handle: Handle) -> Routes {
         .unify()
         .or(events::routes(handle.clone()))
         .unify()
-        .or(actors::routes(handle))
+        .or(actors::routes(handle.clone()))
+        .unify()
+        .or(status::routes(handle))
         .unify()
         .or(openapi::routes())
         .unify()

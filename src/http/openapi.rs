@@ -14,13 +14,17 @@ use super::{ROUTES, Route, Routes};
 use crate::model::failure::FailureView;
 use crate::model::filed::NewTodo;
 use crate::model::fingerprint::Explained;
+use crate::model::hang::HangView;
+use crate::model::incident::Incident;
+use crate::model::job::JobView;
 use crate::model::phase::Phase;
 use crate::model::problem::ProblemCode;
+use crate::model::readiness::ReadinessView;
 use crate::model::session::{SessionEvent, SessionGroupView, SessionView};
 use crate::model::todo::Complete;
 use crate::model::view::{
     ActorView, AfterRequest, ExplainRequest, HeartbeatRequest, HoldRequest, LaneView, LeaseView, NoContent,
-    PauseRequest, ReleaseRequest, ReportRequest, TodoDetail, TodoView,
+    PauseRequest, ReleaseRequest, ReportRequest, StatusView, TodoDetail, TodoView,
 };
 use crate::model::work_order::{Completion, WorkOrder, WorkRequest};
 use crate::model::worktree::{Removal, WorktreeDetail, WorktreeRow};
@@ -56,6 +60,11 @@ pub(super) fn document() -> Value {
         generator.subschema_for::<FailureView>(),
         generator.subschema_for::<Explained>(),
         generator.subschema_for::<ActorView>(),
+        generator.subschema_for::<StatusView>(),
+        generator.subschema_for::<ReadinessView>(),
+        generator.subschema_for::<JobView>(),
+        generator.subschema_for::<Incident>(),
+        generator.subschema_for::<HangView>(),
         generator.subschema_for::<WorktreeRow>(),
         generator.subschema_for::<WorktreeDetail>(),
         generator.subschema_for::<Removal>(),
@@ -126,7 +135,7 @@ fn body(route: &Route) -> Option<&'static str> {
         ("POST", "/lanes/{lane}/pause") => Some("PauseRequest"),
         ("POST", "/todos/{repo}/{slug}/redrive" | "/lanes/{lane}/resume") => Some("NoContent"),
         ("POST", "/failures/explain") => Some("ExplainRequest"),
-        ("POST", "/worktrees/{repo}/{name}/refresh") => Some("NoContent"),
+        ("POST", "/worktrees/{repo}/{name}/refresh" | "/debug/hang-dump") => Some("NoContent"),
         ("POST", "/sessions/{id}/events") => Some("ReportRequest"),
         _ => None,
     }
@@ -175,6 +184,15 @@ fn good(route: &Route, status: u16) -> Value {
         ("/todos", _) => ("application/json", json!({ "type": "array", "items": schema("TodoView") })),
         ("/todos/{repo}/{slug}", _) => ("application/json", schema("TodoDetail")),
         ("/actors", _) => ("application/json", json!({ "type": "array", "items": schema("ActorView") })),
+        ("/status", _) => ("application/json", schema("StatusView")),
+        ("/readiness", _) => ("application/json", schema("ReadinessView")),
+        ("/jobs", _) => ("application/json", json!({ "type": "array", "items": schema("JobView") })),
+        ("/incidents", _) => ("application/json", json!({ "type": "array", "items": schema("Incident") })),
+        ("/hangs", _) => ("application/json", json!({ "type": "array", "items": schema("HangView") })),
+        ("/hangs/{id}", _) => {
+            ("application/json", json!({ "type": "object", "required": ["id", "reason", "culprits"] }))
+        }
+        ("/debug/hang-dump", _) => ("application/json", schema("HangView")),
         ("/worktrees", 200) => ("application/json", json!({ "type": "array", "items": schema("WorktreeRow") })),
         ("/worktrees/{repo}/{name}", _) if route.method == "DELETE" => ("application/json", schema("Removal")),
         ("/worktrees/{repo}/{name}", _) => ("application/json", schema("WorktreeDetail")),

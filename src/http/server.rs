@@ -32,6 +32,8 @@ use warp::reply::Response;
 use super::guard::{Access, Peer};
 use super::problem::{from_status, render};
 use super::{Routes, template};
+use crate::actors::health::inflight::{InFlight, RequestOn};
+use crate::actors::health::turning::{Doing, doing};
 use crate::metrics::http as metric;
 use crate::metrics::http::RejectReason;
 use crate::model::problem::{Problem, ProblemCode};
@@ -93,6 +95,7 @@ struct Shared {
     access: Access,
     limits: Limits,
     port: u16,
+    on: InFlight<RequestOn>,
 }
 
 impl Server {
@@ -103,6 +106,7 @@ impl Server {
         routes: Routes,
         access: Access,
         limits: Limits,
+        on: InFlight<RequestOn>,
     ) -> anyhow::Result<Self> {
         let tcp = TcpListener::bind(listen).await.map_err(|error| {
             anyhow::anyhow!(
@@ -114,7 +118,7 @@ impl Server {
             Some(path) => Some((bind_unix(path).await?, path.to_owned())),
             None => None,
         };
-        let shared = Arc::new(Shared { routes, access, limits, port: address.port() });
+        let shared = Arc::new(Shared { routes, access, limits, port: address.port(), on });
         Ok(Self { tcp, unix, address, shared })
     }
 
@@ -305,10 +309,13 @@ async fn admit(shared: &Shared, peer: Peer, request: Request<Incoming>) -> Resul
 /// Asks warp, and turns whatever is no answer of ours into a problem.
 async fn route(shared: &Shared, request: Request<Full<Bytes>>, method: &Method, path: &str) -> Response {
     // warp takes `/todos/` for `/todos`; the table knows one spelling, and so do metrics and the open routes.
-    if template(path).is_none() {
+    let Some(known) = template(path) else {
         return render(&from_status(StatusCode::NOT_FOUND, method.as_str(), path));
-    }
-    let asked = AssertUnwindSafe(async { warp::service(shared.routes.clone()).call(request).await }).catch_unwind();
+    };
+    let _on = shared.on.enter(RequestOn { method: method.to_string(), route: known });
+    let what = Doing::Request { method: method.to_string(), route: known.to_owned() };
+    let asked = doing(what, async { warp::service(shared.routes.clone()).call(request).await });
+    let asked = AssertUnwindSafe(asked).catch_unwind();
     let response = match tokio::time::timeout(shared.limits.answer, asked).await {
         Ok(Ok(Ok(response))) => response,
         Ok(Ok(Err(never))) => match never {},

@@ -7,7 +7,7 @@ use std::time::Duration;
 use metrics::{Counter, Gauge, Histogram};
 
 use super::table::{self, labels};
-use super::{Kind, LAG_BUCKETS, Metric};
+use super::{Kind, LAG_BUCKETS, Metric, WAIT_BUCKETS};
 
 const RESTARTS: Metric = Metric {
     name: "slugline_actor_restarts_total",
@@ -44,6 +44,13 @@ const WAIT: Metric = Metric {
     help: "Time a message waited in a mailbox.",
     buckets: LAG_BUCKETS,
 };
+const HANDLE: Metric = Metric {
+    name: "slugline_actor_handle_seconds",
+    kind: Kind::Histogram,
+    labels: "kind",
+    help: "Time an actor took to handle a message.",
+    buckets: WAIT_BUCKETS,
+};
 const DROPPED: Metric = Metric {
     name: "slugline_actor_dropped_messages_total",
     kind: Kind::Counter,
@@ -52,7 +59,7 @@ const DROPPED: Metric = Metric {
     buckets: &[],
 };
 
-pub(super) const ALL: &[Metric] = &[RESTARTS, MELTDOWNS, MAILBOX, MAILBOX_MAX, WAIT, DROPPED];
+pub(super) const ALL: &[Metric] = &[RESTARTS, MELTDOWNS, MAILBOX, MAILBOX_MAX, WAIT, HANDLE, DROPPED];
 
 labels! {
     /// What kind of actor.
@@ -67,6 +74,12 @@ labels! {
         Events = "events",
         /// Who follows sessions and their logs.
         Sessions = "sessions",
+        /// Who watches the runtime.
+        Watchdog = "watchdog",
+        /// Who does the daemon's own duties.
+        Jobs = "jobs",
+        /// Who says whether the daemon is to be relied on.
+        Readiness = "readiness",
         /// One per repository.
         Repository = "repository",
         /// One per repository: what its worktrees look like.
@@ -82,6 +95,8 @@ labels! {
         Panic = "panic",
         /// A handler failed, or it could not start.
         Error = "error",
+        /// A handler did not end.
+        Hang = "hang",
         /// It was killed.
         Killed = "killed",
     }
@@ -102,6 +117,7 @@ struct Tables {
     mailbox: Vec<Gauge>,
     mailbox_max: Vec<(Gauge, AtomicUsize)>,
     wait: Vec<Histogram>,
+    handle: Vec<Histogram>,
     dropped: Vec<Vec<Counter>>,
 }
 
@@ -117,6 +133,7 @@ static TABLES: LazyLock<Tables> = LazyLock::new(|| {
         mailbox: kinds().map(|kind| table::gauge(&MAILBOX, &[kind])).collect(),
         mailbox_max: kinds().map(|kind| (table::gauge(&MAILBOX_MAX, &[kind]), AtomicUsize::new(0))).collect(),
         wait: kinds().map(|kind| table::histogram(&WAIT, &[kind])).collect(),
+        handle: kinds().map(|kind| table::histogram(&HANDLE, &[kind])).collect(),
         dropped: kinds()
             .map(|kind| {
                 DropReason::ALL.iter().map(|reason| table::counter(&DROPPED, &[kind, reason.as_str()])).collect()
@@ -156,6 +173,11 @@ pub fn mailbox_max(kind: ActorKind, waiting: usize) {
 /// A message was opened after waiting so long.
 pub fn message_waited(kind: ActorKind, waited: Duration) {
     TABLES.wait[kind as usize].record(waited.as_secs_f64());
+}
+
+/// A message was handled in so long.
+pub fn message_handled(kind: ActorKind, took: Duration) {
+    TABLES.handle[kind as usize].record(took.as_secs_f64());
 }
 
 /// A message was not taken.

@@ -12,6 +12,7 @@ pub mod http;
 pub mod inventory;
 pub mod phases;
 pub mod process;
+pub mod runtime;
 pub mod store;
 mod table;
 
@@ -84,6 +85,7 @@ pub fn all() -> Vec<Metric> {
         process::ALL,
         store::ALL,
         actors::ALL,
+        runtime::ALL,
         http::ALL,
     ]
     .concat()
@@ -115,6 +117,7 @@ pub fn install() {
             process::create,
             store::create,
             actors::create,
+            runtime::create,
             http::create,
         ] {
             create();

@@ -43,15 +43,26 @@ pub enum EventKind {
     /// Something came to a session, or it shows another sign of life.
     #[serde(rename = "session.updated")]
     SessionUpdated,
+    /// Readiness, or a criterion of it, has another verdict.
+    #[serde(rename = "readiness.changed")]
+    ReadinessChanged,
+    /// A duty of the daemon ended otherwise than the last time, or does not end.
+    #[serde(rename = "job.updated")]
+    JobUpdated,
+    /// An incident was opened, changed or resolved.
+    #[serde(rename = "incident.updated")]
+    IncidentUpdated,
+    /// An actor was restarted, or given up.
+    #[serde(rename = "actor.restarted")]
+    ActorRestarted,
+    /// The runtime, or an actor, did not turn; told when it begins and when it is over.
+    #[serde(rename = "hang.detected")]
+    HangDetected,
 }
-
-/// Types of the contract that nothing in this version tells yet; whoever asks for them hears nothing of them.
-pub const RESERVED: [&str; 5] =
-    ["readiness.changed", "job.updated", "incident.updated", "actor.restarted", "hang.detected"];
 
 impl EventKind {
     /// Every kind.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 16] = [
         Self::TodoUpdated,
         Self::ClaimGranted,
         Self::ClaimExpired,
@@ -63,12 +74,34 @@ impl EventKind {
         Self::WorktreeUpdated,
         Self::WorktreeRemoved,
         Self::SessionUpdated,
+        Self::ReadinessChanged,
+        Self::JobUpdated,
+        Self::IncidentUpdated,
+        Self::ActorRestarted,
+        Self::HangDetected,
     ];
 
     /// Whether it only says what can be seen again at any time, so that old ones may be let go.
     #[must_use]
     pub const fn is_live(self) -> bool {
-        matches!(self, Self::WorktreeUpdated | Self::WorktreeRemoved | Self::SessionUpdated)
+        match self {
+            Self::TodoUpdated
+            | Self::ClaimGranted
+            | Self::ClaimExpired
+            | Self::ClaimReleased
+            | Self::LanePaused
+            | Self::LaneResumed
+            | Self::OperationUpdated
+            | Self::PhaseFinished => false,
+            Self::WorktreeUpdated
+            | Self::WorktreeRemoved
+            | Self::SessionUpdated
+            | Self::ReadinessChanged
+            | Self::JobUpdated
+            | Self::IncidentUpdated
+            | Self::ActorRestarted
+            | Self::HangDetected => true,
+        }
     }
 
     /// The name used in the API and the ledger.
@@ -86,6 +119,11 @@ impl EventKind {
             Self::WorktreeUpdated => "worktree.updated",
             Self::WorktreeRemoved => "worktree.removed",
             Self::SessionUpdated => "session.updated",
+            Self::ReadinessChanged => "readiness.changed",
+            Self::JobUpdated => "job.updated",
+            Self::IncidentUpdated => "incident.updated",
+            Self::ActorRestarted => "actor.restarted",
+            Self::HangDetected => "hang.detected",
         }
     }
 }
@@ -110,6 +148,31 @@ pub enum Subject {
         /// Its name.
         name: String,
     },
+    /// A duty of the daemon.
+    Job {
+        /// Its name.
+        job: String,
+    },
+    /// An incident.
+    Incident {
+        /// Its id.
+        incident: String,
+    },
+    /// An actor.
+    Actor {
+        /// Its kind and name, as `kind:name`.
+        actor: String,
+    },
+    /// A hang.
+    Hang {
+        /// Its id.
+        hang: String,
+    },
+    /// The daemon itself.
+    Daemon {
+        /// What of it: `readiness`.
+        daemon: String,
+    },
     /// A todo.
     Todo(TodoKey),
     /// A lane.
@@ -120,6 +183,20 @@ pub enum Subject {
 }
 
 impl Subject {
+    /// A subject of the daemon's own, by the kind of its event; `None` when the kind has another one.
+    #[must_use]
+    pub fn of_the_daemon(kind: EventKind, about: &str) -> Option<Self> {
+        let about = about.to_owned();
+        Some(match kind {
+            EventKind::ReadinessChanged => Self::Daemon { daemon: about },
+            EventKind::JobUpdated => Self::Job { job: about },
+            EventKind::IncidentUpdated => Self::Incident { incident: about },
+            EventKind::ActorRestarted => Self::Actor { actor: about },
+            EventKind::HangDetected => Self::Hang { hang: about },
+            _ => return None,
+        })
+    }
+
     /// The repository it belongs to, when it belongs to one.
     #[must_use]
     pub fn repo(&self) -> Option<&RepoName> {
@@ -127,7 +204,12 @@ impl Subject {
             Self::Todo(todo) => Some(&todo.repo),
             Self::Worktree { repo, .. } => Some(repo),
             Self::Session { repo, .. } => repo.as_ref(),
-            Self::Lane { .. } => None,
+            Self::Lane { .. }
+            | Self::Job { .. }
+            | Self::Incident { .. }
+            | Self::Actor { .. }
+            | Self::Hang { .. }
+            | Self::Daemon { .. } => None,
         }
     }
 }
@@ -155,8 +237,8 @@ impl EventFilter {
             };
             let before = kinds.len();
             kinds.extend(EventKind::ALL.into_iter().filter(|kind| fits(kind.as_str())));
-            if kinds.len() == before && !RESERVED.iter().any(|name| fits(name)) {
-                let known: Vec<&str> = EventKind::ALL.iter().map(|kind| kind.as_str()).chain(RESERVED).collect();
+            if kinds.len() == before {
+                let known: Vec<&str> = EventKind::ALL.iter().map(|kind| kind.as_str()).collect();
                 return Err(format!(
                     "{:?} is no type of event; there are {}",
                     wanted.chars().take(64).collect::<String>(),
@@ -208,7 +290,7 @@ mod tests {
     #[test]
     fn a_filter_takes_names_and_families_and_says_what_there_is() {
         assert_eq!(EventFilter::parse_kinds("lane.paused, claim.*").map(|kinds| kinds.len()), Ok(4));
-        assert_eq!(EventFilter::parse_kinds("hang.detected"), Ok(Vec::new()), "of the contract, told by nothing yet");
+        assert_eq!(EventFilter::parse_kinds("hang.detected"), Ok(vec![EventKind::HangDetected]));
         let error = EventFilter::parse_kinds("change").expect_err("is none");
         assert!(error.contains("\"change\"") && error.contains("worktree.updated"), "{error}");
         assert!(EventFilter::parse_kinds("*").is_err() && EventFilter::parse_kinds("cl*").is_err());
@@ -232,6 +314,11 @@ mod tests {
         for subject in [
             Subject::Worktree { repo: repo.clone(), name: "w".to_owned() },
             Subject::Session { session, repo: Some(repo.clone()), slug: None },
+            Subject::Job { job: "fetch".to_owned() },
+            Subject::Incident { incident: "1".to_owned() },
+            Subject::Actor { actor: "slug:a/s".to_owned() },
+            Subject::Hang { hang: "1".to_owned() },
+            Subject::Daemon { daemon: "readiness".to_owned() },
             Subject::Todo(TodoKey { repo, slug: Slug::parse("s").expect("name") }),
         ] {
             let text = serde_json::to_string(&subject).expect("writes");

@@ -50,6 +50,8 @@ codes! {
     UnknownWorktree = "unknown_worktree", 404, false, "The repository has no such worktree";
     /// No such session.
     UnknownSession = "unknown_session", 404, false, "There is no such session";
+    /// No dump of that id is kept.
+    UnknownHang = "unknown_hang", 404, false, "There is no such hang dump";
     /// No todo can be handed out now; `reasons` says why, per todo.
     NoWork = "no_work", 404, true, "There is no work to hand out";
     /// The path exists, the method does not.

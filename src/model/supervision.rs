@@ -13,6 +13,12 @@ pub struct Budget {
     pub backoff_max_ms: u64,
 }
 
+/// Whether the daemon cannot do its work without an actor of this kind. A slug's serves that slug alone.
+#[must_use]
+pub fn is_vital(kind: &str) -> bool {
+    kind != "slug"
+}
+
 /// How a child ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Exit {
@@ -20,6 +26,8 @@ pub enum Exit {
     Failed(String),
     /// It could not start.
     NotStarted(String),
+    /// It was killed because a handler did not end; the text says which.
+    Hung(String),
     /// It was killed from outside.
     Killed,
     /// It stopped because it was asked to or had nothing left to do.
@@ -58,6 +66,7 @@ impl History {
             Exit::Stopped => return Verdict::Ignore,
             Exit::Failed(reason) => reason.clone(),
             Exit::NotStarted(reason) => format!("could not start: {reason}"),
+            Exit::Hung(reason) => format!("hung: {reason}"),
             Exit::Killed => "killed".to_owned(),
         };
         self.last_failure = Some(reason);

@@ -1,42 +1,130 @@
 //! What callers see of actors, todos and requests for work.
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::claim::{Claim, Terms};
 use super::filed::NewTodo;
+use super::hang::LagView;
 use super::ids::{Lane, RepoName, Slug, TodoKey, Worker};
+use super::incident::Incident;
+use super::job::RunLockView;
 use super::lane::{Gate, LaneState, PausedBy, STEPS};
 use super::operation::Operation;
 
+use super::readiness::{CriterionView, Verdict};
 use super::roadmap::FileFault;
 use super::session::NewSessionEvent;
 use super::time::{Moment, Timestamp};
 use super::todo::{Blocked, Ending, Parked, Stage};
 use super::work_order::Product;
 
-/// One actor's own view of itself; the console, `/actors` and the tests read this same view.
+/// Why an actor was restarted, or given up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Restarted {
+    /// When.
+    pub at: Timestamp,
+    /// `panic`, `error`, `hang` or `killed`.
+    pub reason: String,
+    /// In its own words.
+    pub text: String,
+}
+
+/// A message an actor handles or handled.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct HandledMessage {
+    /// Which.
+    pub message: String,
+    /// How long it has been handled, or took.
+    pub took_ms: f64,
+    /// How long ago that ended; absent while it is handled.
+    pub ago_ms: Option<f64>,
+}
+
+/// One actor, as it is seen and as it sees itself; the console, `/actors` and the tests read this same view.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ActorView {
-    /// `root`, `ledger`, `dispatcher`, `repository` or `slug`.
+    /// `root`, `ledger`, `dispatcher`, `repository`, `slug` and the like.
     pub kind: String,
     /// Unique among living actors of its kind, such as `app/fix-login`.
     pub name: String,
-    /// The name of its supervisor's kind and name, `kind:name`; empty for the root.
+    /// Its supervisor's kind and name, `kind:name`; empty for the root.
     pub parent: String,
-    /// `running`, `restarting` or `given_up`.
+    /// `running`, `restarting`, `hung` or `given_up`.
     pub state: String,
-    /// Restarts since the daemon started.
+    /// What it does with its children, when it is a supervisor.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub strategy: Option<String>,
+    /// Restarts since its supervisor was started.
     pub restarts: u32,
-    /// Why it was last restarted.
-    pub last_failure: Option<String>,
+    /// Why, the newest last.
+    pub reasons: Vec<Restarted>,
     /// Messages waiting now.
     pub mailbox: usize,
     /// The most that ever waited.
     pub mailbox_high_water: usize,
-    /// What it is doing, in its own words.
-    pub work: Value,
+    /// Messages that may wait; requests beyond are refused.
+    pub mailbox_limit: usize,
+    /// The message it is handling now.
+    pub handling: Option<HandledMessage>,
+    /// The message it handled last.
+    pub last: Option<HandledMessage>,
+    /// What it is doing, in its own words; absent when it did not say in time.
+    pub work: Option<Value>,
+}
+
+/// What waits to be claimed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct QueueView {
+    /// Todos that could be given to somebody.
+    pub ready: usize,
+    /// For how long the oldest of them has been seen to wait by this daemon, in milliseconds.
+    pub oldest_ready_ms: Option<i64>,
+}
+
+/// The daemon at a glance. Reading it changes nothing.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct StatusView {
+    /// The verdict.
+    pub readiness: Verdict,
+    /// What it is made of.
+    pub criteria: Vec<CriterionView>,
+    /// The daemon's own duties that are being done, whoever does them.
+    pub run_locks: Vec<RunLockView>,
+    /// How many those are.
+    pub run_locks_count: usize,
+    /// What waits to be claimed.
+    pub queue: QueueView,
+    /// Every lane.
+    pub lanes: Vec<LaneView>,
+    /// Incidents that are not over.
+    pub incidents: Vec<Incident>,
+    /// How late timers were within the last minute, in milliseconds.
+    pub lag_ms: LagView,
+    /// Hangs since the daemon was started, dumps of them, and hangs that were not dumped because the last dump was near.
+    pub hangs: HangCounts,
+    /// Actors by state.
+    pub actors: BTreeMap<String, usize>,
+    /// What the ledger is doing; absent while it is not open.
+    pub store: Option<Value>,
+    /// What runs.
+    pub version: String,
+    /// When the daemon was started.
+    pub started_at: Timestamp,
+}
+
+/// How often the runtime did not turn.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct HangCounts {
+    /// Hangs.
+    pub total: u64,
+    /// Dumps, of hangs and by hand.
+    pub dumps: u64,
+    /// Hangs without a dump.
+    pub not_dumped: u64,
 }
 
 /// What a request for work leads to.

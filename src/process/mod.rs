@@ -30,3 +30,4 @@ pub use protocol::{HELPER_VERB, MARK_VARIABLE};
 pub use runner::Runner;
 pub use supervisor::helper_main;
 pub use sweep::{Sweep, sweep};
+pub use table::start_time;

@@ -61,6 +61,14 @@ impl Process {
     }
 }
 
+/// When the process of this number was started, in clock ticks since the system booted; `None` when there is none, or it
+/// has ended and is only waiting to be reaped. With its number this identifies a process for good.
+#[must_use]
+pub fn start_time(pid: u32) -> Option<u64> {
+    let process = Process::read(i32::try_from(pid).ok()?)?;
+    (!process.ended).then_some(process.start)
+}
+
 /// Fields after the command name, which may itself hold spaces and parentheses.
 fn parse_stat(pid: i32, stat: &str) -> Option<Process> {
     let fields: Vec<&str> = stat[stat.rfind(')')? + 1..].split_ascii_whitespace().collect();

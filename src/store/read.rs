@@ -6,12 +6,14 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, Params, Row, params};
 use serde::de::DeserializeOwned;
 
 use super::error::StoreError;
-use super::{ReaderPool, Store, schema};
+use super::{ReaderPool, Store, Write, schema};
 use crate::model::desk::Change;
-use crate::model::event::{Event, Subject};
+use crate::model::event::{Event, EventKind, Subject};
 use crate::model::failure::{Failure, FailureView};
 use crate::model::filed::Filed;
 use crate::model::ids::{IdempotencyKey, Lane, OperationId, RepoName, SessionId, Slug, TodoKey};
+use crate::model::incident::Incident;
+use crate::model::job::JobRecord;
 use crate::model::kept::Kept;
 use crate::model::operation::Operation;
 use crate::model::record::{SlugRecord, Verdict, VerdictKey};
@@ -231,6 +233,33 @@ impl Store {
     }
 }
 
+impl Store {
+    /// What is known of every job that has run.
+    pub async fn jobs(&self) -> Result<Vec<JobRecord>, StoreError> {
+        self.readers.with(|db| records(db, "SELECT record FROM jobs ORDER BY job", [])).await
+    }
+
+    /// Incidents: those that are not over, then the newest that are.
+    pub async fn incidents(&self, limit: usize) -> Result<Vec<Incident>, StoreError> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let sql = "SELECT record FROM incidents ORDER BY resolved, updated DESC LIMIT ?1";
+        self.readers.with(move |db| records(db, sql, [limit])).await
+    }
+
+    /// Folds the write-ahead log in as far as nobody reads from it, and has the database look after its indices.
+    pub async fn tidy(&self) -> Result<(), StoreError> {
+        self.commit(vec![Write::Tidied]).await?;
+        let path = self.readers.path.clone();
+        let tidied = tokio::task::spawn_blocking(move || {
+            let db = schema::connect(&path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+            db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))?;
+            db.execute_batch("PRAGMA analysis_limit = 400; PRAGMA optimize")?;
+            Ok::<(), StoreError>(())
+        });
+        tidied.await.map_err(|error| StoreError::Io(error.to_string()))?
+    }
+}
+
 /// What the events of a session add up to.
 fn activity(db: &Connection, id: &SessionId) -> Result<Activity, StoreError> {
     let events: i64 = db
@@ -359,6 +388,10 @@ fn subject(row: &Row<'_>) -> Result<Subject, StoreError> {
     let (kind, lane, about): (String, String, String) = (row.get(2)?, row.get(6)?, row.get(7)?);
     let fault = |error: crate::model::ids::NameError| StoreError::Corrupt(error.to_string());
     if !about.is_empty() {
+        let parsed: EventKind = serde_json::from_value(kind.clone().into())?;
+        if let Some(subject) = Subject::of_the_daemon(parsed, &about) {
+            return Ok(subject);
+        }
         let (repo, slug): (String, String) = (row.get(3)?, row.get(4)?);
         if kind.starts_with("worktree.") {
             return Ok(Subject::Worktree { repo: RepoName::parse(&repo).map_err(fault)?, name: about });

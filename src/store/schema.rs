@@ -14,7 +14,7 @@ const APPLICATION_ID: i32 = 0x534c_5547;
 pub const BUSY_LIMIT: Duration = Duration::from_secs(5);
 
 /// One step per released version; a step is never changed, only followed by another.
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 4] = [
     "
     CREATE TABLE events (
         seq INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -151,6 +151,17 @@ const MIGRATIONS: [&str; 3] = [
             'ended_at', NULL,
             'how', NULL)
         FROM todos WHERE json_extract(record, '$.claim') IS NOT NULL;
+",
+    // What the daemon knows of itself.
+    "
+    CREATE TABLE jobs (job TEXT PRIMARY KEY, record TEXT NOT NULL) STRICT, WITHOUT ROWID;
+    CREATE TABLE incidents (
+        id TEXT PRIMARY KEY,
+        resolved INTEGER NOT NULL,
+        updated INTEGER NOT NULL,
+        record TEXT NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX incidents_by_end ON incidents (resolved, updated);
 ",
 ];
 

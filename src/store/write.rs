@@ -9,6 +9,8 @@ use crate::model::desk::Change;
 use crate::model::event::EventKind;
 use crate::model::failure::Failure;
 use crate::model::ids::{IdempotencyKey, Lane, OperationId, RepoName, SessionId, TodoKey};
+use crate::model::incident::Incident;
+use crate::model::job::JobRecord;
 use crate::model::kept::{KEPT_FOR_MS, Kept};
 use crate::model::operation::{Operation, OperationState};
 use crate::model::phase::PhaseReport;
@@ -38,6 +40,13 @@ const SESSIONS_MAX: i64 = 50_000;
 const SESSION_SWEEP_EVERY: i64 = 256;
 /// Events kept per session; older ones are let go.
 const SESSION_EVENTS_MAX: i64 = 100_000;
+
+/// Incidents that are over and kept.
+const INCIDENTS_MAX: i64 = 1_000;
+/// Events kept: years of a busy night each. Views do not rest on them.
+const EVENTS_MAX: i64 = 5_000_000;
+/// Events let go at once, so that no commit waits for long.
+const EVENTS_PER_TIDYING: i64 = 10_000;
 
 /// One entry of the ledger.
 #[derive(Debug, Clone)]
@@ -142,6 +151,35 @@ pub enum Write {
         /// When they came.
         at: Timestamp,
     },
+    /// Something happened to the daemon itself.
+    Noted {
+        /// What.
+        kind: EventKind,
+        /// To what: a job, an actor, a hang, readiness.
+        about: String,
+        /// What is to be said of it.
+        data: Value,
+        /// When.
+        at: Timestamp,
+    },
+    /// A run of a job ended. `told` says that it is news.
+    JobEnded {
+        /// What is known of it now.
+        record: JobRecord,
+        /// Whether it is an event too.
+        told: bool,
+        /// When.
+        at: Timestamp,
+    },
+    /// An incident was opened or changed.
+    IncidentChanged {
+        /// The incident as it is now.
+        incident: Box<Incident>,
+        /// When.
+        at: Timestamp,
+    },
+    /// What is too old is let go.
+    Tidied,
     /// A session shows another sign of life, without an event of its own in the ledger.
     SessionSeen {
         /// Which.
@@ -188,6 +226,10 @@ pub fn apply(db: &Connection, write: &Write) -> Result<(), StoreError> {
             let data = delta.clone().unwrap_or_else(|| json!({}));
             append_live(db, *at, kind, (repo.as_str(), "", name), &data)
         }
+        Write::Noted { kind, about, data, at } => append_live(db, *at, *kind, ("", "", about), data),
+        Write::JobEnded { record, told, at } => job_ended(db, record, *told, *at),
+        Write::IncidentChanged { incident, at } => incident_changed(db, incident, *at),
+        Write::Tidied => tidied(db),
         Write::SessionReported { session, todo, events, delta, at } => {
             session_reported(db, session, events, *at)?;
             let about = (todo.repo.as_str(), todo.slug.as_str(), session.as_str());
@@ -198,6 +240,42 @@ pub fn apply(db: &Connection, write: &Write) -> Result<(), StoreError> {
             append_live(db, *at, EventKind::SessionUpdated, (repo, slug, session.as_str()), delta)
         }
     }
+}
+
+fn job_ended(db: &Connection, record: &JobRecord, told: bool, at: Timestamp) -> Result<(), StoreError> {
+    let text = serde_json::to_string(record)?;
+    db.prepare_cached("INSERT OR REPLACE INTO jobs (job, record) VALUES (?1, ?2)")?
+        .execute(params![record.job.as_str(), text])?;
+    if told {
+        append_live(db, at, EventKind::JobUpdated, ("", "", record.job.as_str()), &json!(record))?;
+    }
+    Ok(())
+}
+
+fn incident_changed(db: &Connection, incident: &Incident, at: Timestamp) -> Result<(), StoreError> {
+    db.prepare_cached("INSERT OR REPLACE INTO incidents (id, resolved, updated, record) VALUES (?1, ?2, ?3, ?4)")?
+        .execute(params![
+            incident.id,
+            incident.resolved_at.is_some(),
+            incident.updated_at.as_ms(),
+            serde_json::to_string(incident)?
+        ])?;
+    append_live(db, at, EventKind::IncidentUpdated, ("", "", &incident.id), &json!(incident))
+}
+
+/// Bounds of what grows with time alone; each of them is far beyond what anybody looks back to.
+fn tidied(db: &Connection) -> Result<(), StoreError> {
+    db.execute(
+        "DELETE FROM incidents WHERE resolved AND id NOT IN
+             (SELECT id FROM incidents WHERE resolved ORDER BY updated DESC LIMIT ?1)",
+        [INCIDENTS_MAX],
+    )?;
+    db.execute(
+        "DELETE FROM events WHERE seq IN (SELECT seq FROM events
+             WHERE seq <= (SELECT max(seq) FROM events) - ?1 ORDER BY seq LIMIT ?2)",
+        params![EVENTS_MAX, EVENTS_PER_TIDYING],
+    )?;
+    Ok(())
 }
 
 /// An event that says what can be seen again at any time; old ones are let go.

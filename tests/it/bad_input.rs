@@ -19,7 +19,9 @@ fn listing(dir: &Path) -> BTreeMap<PathBuf, String> {
         for entry in std::fs::read_dir(&at).expect("reads") {
             let entry = entry.expect("reads");
             let meta = entry.metadata().expect("is there");
-            if entry.file_name().to_string_lossy().starts_with("ledger.db") {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            // What the daemon keeps of itself changes while it lives.
+            if name.starts_with("ledger.db") || name == "jobs" || name.starts_with("readiness.") {
                 continue;
             }
             if meta.is_dir() {

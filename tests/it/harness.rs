@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use slugline::actors::Handle;
 use slugline::actors::clock::Clock;
 use slugline::actors::faults::Faults;
+use slugline::actors::health::turning::Workers;
 use slugline::cli::client::{Client, Reply};
 use slugline::config::{Config, Flags};
 use slugline::model::time::Timestamp;
@@ -259,7 +260,8 @@ impl House {
             move || Timestamp::from_ms(system.now().as_ms() + wall.load(Ordering::SeqCst)),
             move || i64::try_from(born.elapsed().as_millis()).unwrap_or(i64::MAX) + awake.load(Ordering::SeqCst),
         );
-        let doors = Doors { runner: Runner::new(env!("CARGO_BIN_EXE_slugline").into()), clock, faults };
+        let runner = Runner::new(env!("CARGO_BIN_EXE_slugline").into());
+        let doors = Doors { runner, clock, faults, workers: Workers::unwatched() };
         let daemon = Daemon::build(&config, doors).await.expect("the daemon builds");
         let (address, handle) = (daemon.address, daemon.handle.clone());
         let token = std::fs::read_to_string(config.data_dir.join("token")).expect("token").trim().to_owned();

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use hyper::Method;
 use serde_json::{Value, json};
 use slugline::actors::faults::Faults;
+use slugline::actors::health::inflight::InFlight;
 use slugline::cli::client::{Client, Reply};
 use slugline::http::ROUTES;
 use slugline::http::guard::Access;
@@ -470,9 +471,16 @@ async fn bare_server(limits: Limits, grace: Duration) -> (SocketAddr, oneshot::S
         })
         .boxed();
     let routes = slow.or(echo).unify().or(endless).unify().boxed();
-    let server = Server::bind_with("127.0.0.1:0".parse().expect("address"), None, routes, Access::new(None), limits)
-        .await
-        .expect("binds");
+    let server = Server::bind_with(
+        "127.0.0.1:0".parse().expect("address"),
+        None,
+        routes,
+        Access::new(None),
+        limits,
+        InFlight::default(),
+    )
+    .await
+    .expect("binds");
     let address = server.address();
     let (stop, stopped) = oneshot::channel::<()>();
     let serving = tokio::spawn(server.serve(async { drop(stopped.await) }, grace));
@@ -748,7 +756,10 @@ async fn the_unix_socket_needs_no_token_and_is_this_users_alone() {
     // Another daemon does not take it away.
     let mut other = site.config(&[&repo], &extra);
     other.data_dir = site.path("other");
-    let doors = Doors { runner: Runner::new(env!("CARGO_BIN_EXE_slugline").into()), ..Doors::real() };
+    let doors = Doors {
+        runner: Runner::new(env!("CARGO_BIN_EXE_slugline").into()),
+        ..Doors::real(slugline::actors::health::turning::Workers::unwatched())
+    };
     let error = Daemon::build(&other, doors).await.err().expect("the socket is taken").to_string();
     assert!(error.contains("in use by another daemon") && error.contains("--socket"), "{error}");
     assert_eq!(Client::unix(&socket).get("/livez").await.expect("still answers").status, 200);

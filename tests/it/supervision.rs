@@ -96,7 +96,7 @@ async fn an_actor_that_fails_for_ever_is_given_up_in_sight_of_everybody() {
     .await;
     let slug = views.as_array().expect("a list").iter().find(|view| view["kind"] == "slug").expect("listed").clone();
     assert!(
-        slug["last_failure"].as_str().is_some_and(|why| why.contains("made to fail"))
+        slug["reasons"][4]["text"].as_str().is_some_and(|why| why.contains("made to fail"))
             && slug["restarts"].as_u64() == Some(5),
         "{slug}"
     );

@@ -49,7 +49,8 @@ async fn make(run: &mut Run, found: &Look, path: &std::path::Path) -> Result<(),
     let (git, slug, repo) = (git_of(run)?, run.args.todo.slug.clone(), run.args.repo.clone());
     let exec = RunExec::git(run);
     let waiting = Instant::now();
-    let _writer = repo.registry.lock().await;
+    let (locks, who) = (&run.args.context.on.locks, run.handle.words());
+    let _writer = locks.take(&format!("registry {}", repo.name()), &who, repo.registry.lock()).await;
     metric::lock_waited(LockKind::Repo, waiting.elapsed());
     let target = path.to_owned();
     blocking(move || private_parent(target)).await?.map_err(|error| {
