@@ -467,6 +467,7 @@ impl DispatcherState {
             desk.load(change.clone());
         }
         self.context.clock.at_least(awake);
+        self.context.sessions.catch_up(&changes, self.context.clock.now());
         self.context.board.apply(changes);
         metric::claims_are(desk.claims());
         self.desk = Some(desk);

@@ -100,15 +100,27 @@ impl Sessions {
         for change in changes {
             let Change::Todo { todo, state, events } = change else { continue };
             for step in events.iter().filter_map(|(kind, data)| SessionStep::of(todo, state, *kind, data)) {
-                self.write(|inner| match step {
-                    SessionStep::Began(session) => inner.put(session, Activity::default()),
-                    SessionStep::Ended { id, how } => {
-                        inner.open.remove(&id);
-                        if let Some(of) = inner.claims.get_mut(&id) {
-                            (of.session.ended_at, of.session.how) = (Some(now), Some(how));
-                        }
-                    }
-                });
+                self.write(|inner| inner.follow(step, now));
+            }
+        }
+    }
+
+    /// Takes in what a dispatcher that died may have written without telling anybody: sessions nobody has heard of, ends
+    /// nobody has. Before the ledger was read there is nothing to make up for.
+    pub(super) fn catch_up(&self, changes: &[Change], now: Timestamp) {
+        if !self.is_loaded() {
+            return;
+        }
+        for change in changes {
+            let Change::Todo { todo, state, .. } = change else { continue };
+            for step in SessionStep::all_of(todo, state) {
+                let missed = match &step {
+                    SessionStep::Began(session) => !self.has(&session.id()),
+                    SessionStep::Ended { id, .. } => self.read().open.contains(id),
+                };
+                if missed {
+                    self.write(|inner| inner.follow(step, now));
+                }
             }
         }
     }
@@ -234,6 +246,18 @@ impl Sessions {
 }
 
 impl Inner {
+    fn follow(&mut self, step: SessionStep, now: Timestamp) {
+        match step {
+            SessionStep::Began(session) => self.put(session, Activity::default()),
+            SessionStep::Ended { id, how } => {
+                self.open.remove(&id);
+                if let Some(of) = self.claims.get_mut(&id) {
+                    (of.session.ended_at, of.session.how) = (Some(now), Some(how));
+                }
+            }
+        }
+    }
+
     fn put(&mut self, session: ClaimSession, activity: Activity) {
         let id = session.id();
         if session.ended_at.is_none() {

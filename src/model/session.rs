@@ -5,10 +5,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::claim::Claim;
 use super::event::EventKind;
 use super::ids::{Lane, RepoName, SessionId, Slug, TodoKey, Worker};
 use super::time::Timestamp;
-use super::todo::TodoState;
+use super::todo::{Ending, TodoState};
 
 /// Events one request may bring.
 pub const EVENTS_PER_REQUEST_MAX: usize = 100;
@@ -217,27 +218,48 @@ impl SessionStep {
     #[must_use]
     pub fn of(todo: &TodoKey, state: &TodoState, kind: EventKind, data: &Value) -> Option<Self> {
         match (kind, &state.claim) {
-            (EventKind::ClaimGranted, Some(claim)) => Some(Self::Began(ClaimSession {
-                todo: todo.clone(),
-                token: claim.token,
-                lane: claim.lane.clone(),
-                worker: claim.worker.clone(),
-                started_at: claim.granted_at,
-                ended_at: None,
-                how: None,
-            })),
+            (EventKind::ClaimGranted, Some(claim)) => Some(Self::Began(ClaimSession::of(claim))),
             (EventKind::ClaimExpired | EventKind::ClaimReleased, _) => {
                 let token = data.get("token").and_then(Value::as_u64).unwrap_or(0);
-                let how = state.ending(token).and_then(|ending| serde_json::to_value(ending.how).ok());
-                let how = how.as_ref().and_then(Value::as_str).unwrap_or("released").to_owned();
+                let how = state.ending(token).map_or_else(|| "released".to_owned(), how_in_one_word);
                 Some(Self::Ended { id: SessionId::of_claim(todo, token), how })
             }
             _ => None,
         }
     }
+
+    /// What the state of a todo says of its sessions, for somebody who has missed the events that led to it.
+    #[must_use]
+    pub fn all_of(todo: &TodoKey, state: &TodoState) -> Vec<Self> {
+        let over = state
+            .endings
+            .iter()
+            .map(|ending| Self::Ended { id: SessionId::of_claim(todo, ending.token), how: how_in_one_word(ending) });
+        let on = state.claim.as_ref().map(|claim| Self::Began(ClaimSession::of(claim)));
+        over.chain(on).collect()
+    }
+}
+
+fn how_in_one_word(ending: &Ending) -> String {
+    let how = serde_json::to_value(ending.how).ok();
+    how.as_ref().and_then(Value::as_str).unwrap_or("released").to_owned()
 }
 
 impl ClaimSession {
+    /// The session of a claim that was just granted, or is on.
+    #[must_use]
+    pub fn of(claim: &Claim) -> Self {
+        Self {
+            todo: claim.todo.clone(),
+            token: claim.token,
+            lane: claim.lane.clone(),
+            worker: claim.worker.clone(),
+            started_at: claim.granted_at,
+            ended_at: None,
+            how: None,
+        }
+    }
+
     /// Its id.
     #[must_use]
     pub fn id(&self) -> SessionId {

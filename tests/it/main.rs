@@ -10,6 +10,7 @@ mod gates;
 mod harness;
 mod hostile;
 mod http;
+mod injection;
 mod keys;
 mod lanes;
 mod operations;
