@@ -36,6 +36,7 @@ enum How {
 }
 
 #[inline(never)]
+#[expect(clippy::disallowed_methods, reason = "a call that blocks its thread is what is tried here")]
 fn held_up_by_sleeping(length: Duration) {
     std::thread::sleep(length);
     std::hint::black_box(());
@@ -510,4 +511,66 @@ fn a_process_that_is_stopped_charges_nobody_with_it() {
     let _ = child.kill();
     let _ = child.wait();
     assert!(dumps.iter().all(|dump| dump.reason == HangReason::ByHand), "{dumps:?}");
+}
+
+/// Where a daemon that plays for another test tells that it lives.
+const PLAYS: &str = "TEST_PLAYS_A_STUCK_DAEMON";
+
+/// Not a test of its own: the daemon of the next one, in a process that systemd would watch.
+#[test]
+fn plays_a_daemon_whose_runtime_stops_turning_when_asked() {
+    let Some(said) = std::env::var_os(PLAYS) else { return };
+    let house = House::start(&["fix", "other"], &[]);
+    house.work("fix", false);
+    house.work("other", false);
+    let wait = |name: &str| {
+        while !PathBuf::from(&said).join(name).exists() {
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+    };
+    wait("hold-up");
+    let (hang, _) = house.stall("slug.handle", &["fix", "other"], Duration::from_millis(2_000), How::Sleeping);
+    std::fs::write(PathBuf::from(&said).join("over"), format!("{:?}", hang.map(|hang| hang.reason))).expect("writes");
+    wait("end");
+}
+
+#[test]
+fn systemd_hears_nothing_of_a_daemon_whose_runtime_does_not_turn() {
+    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let dir = tempfile::tempdir().expect("temp dir");
+    let socket = std::os::unix::net::UnixDatagram::bind(dir.path().join("notify")).expect("binds");
+    socket.set_read_timeout(Some(Duration::from_millis(100))).expect("sets");
+    let mut child = Command::new(std::env::current_exe().expect("is known"))
+        .args(["--exact", "plays_a_daemon_whose_runtime_stops_turning_when_asked", "--test-threads=1"])
+        .env(PLAYS, dir.path())
+        .env("NOTIFY_SOCKET", dir.path().join("notify"))
+        .env("WATCHDOG_USEC", "400000")
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .expect("starts");
+    let (mut pings, mut buffer, begun) = (Vec::new(), [0_u8; 256], Instant::now());
+    let mut held_up = None;
+    while !dir.path().join("over").exists()
+        || pings.last().is_none_or(|at| Instant::now() - *at > Duration::from_millis(300))
+    {
+        assert!(begun.elapsed() < PATIENCE, "{} pings, held up: {held_up:?}", pings.len());
+        if let Ok(length) = socket.recv(&mut buffer)
+            && buffer[..length].starts_with(b"WATCHDOG=1")
+        {
+            pings.push(Instant::now());
+        }
+        if pings.len() == 10 && held_up.is_none() {
+            held_up = Some(Instant::now());
+            std::fs::write(dir.path().join("hold-up"), "").expect("writes");
+        }
+    }
+    std::fs::write(dir.path().join("end"), "").expect("writes");
+    let _ = child.wait();
+    let said = std::fs::read_to_string(dir.path().join("over")).expect("reads");
+    assert_eq!(said, "Some(AllWorkersStuck)");
+    let before: Vec<Duration> = pings[..10].windows(2).map(|two| two[1] - two[0]).collect();
+    assert!(before.iter().all(|gap| *gap < Duration::from_millis(400)), "{before:?}");
+    let longest = pings.windows(2).map(|two| two[1] - two[0]).max().unwrap_or_default();
+    assert!(longest > Duration::from_millis(1_500), "it was told that all is well while nothing turned: {longest:?}");
 }

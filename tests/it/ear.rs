@@ -26,6 +26,8 @@ pub struct Ear {
     body: Incoming,
     text: String,
     heard: VecDeque<Heard>,
+    /// What was heard and not waited for.
+    passed: Vec<Heard>,
     /// The id a client would send when it comes back.
     pub last_id: Option<u64>,
     pub status: u16,
@@ -52,7 +54,19 @@ impl Ear {
         let status = response.status().as_u16();
         let kind = response.headers().get("content-type").and_then(|kind| kind.to_str().ok()).unwrap_or("").to_owned();
         assert_eq!(status == 200, kind == "text/event-stream", "{status} {kind}");
-        Self { body: response.into_body(), text: String::new(), heard: VecDeque::new(), last_id: None, status }
+        Self {
+            body: response.into_body(),
+            text: String::new(),
+            heard: VecDeque::new(),
+            passed: Vec::new(),
+            last_id: None,
+            status,
+        }
+    }
+
+    /// Whether anything was heard and passed over that fits.
+    pub fn heard_before(&self, fits: impl Fn(&Heard) -> bool) -> bool {
+        self.passed.iter().any(fits)
     }
 
     /// The next event; `None` when the stream has ended.
@@ -74,6 +88,7 @@ impl Ear {
             if fits(&heard) {
                 return heard;
             }
+            self.passed.push(heard);
         }
     }
 

@@ -279,6 +279,12 @@ impl House {
         (&mut self.serving).await.expect("the daemon ends without a panic")
     }
 
+    /// Waits for an end nobody asked for.
+    pub async fn end(mut self) -> End {
+        let ended = tokio::time::timeout(PATIENCE, &mut self.serving).await.expect("the daemon ends in time");
+        ended.expect("the daemon ends without a panic")
+    }
+
     /// One work call with its body.
     pub async fn work(&self, body: Value) -> Reply {
         self.client.post("/todos/work", &body).await.expect("the daemon answers")

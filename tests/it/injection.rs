@@ -3,12 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::{Value, json};
 use slugline::actors::faults::{Faults, Injected};
 
-use crate::harness::{House, PATIENCE, Site, git, until, write};
+use crate::harness::{House, Site, git, until, write};
 
 /// One handler: what kind of actor, and which message.
 type Handler = (String, String);
@@ -56,17 +56,13 @@ const SETTINGS: [(&str, &str); 8] = [
 
 /// Asks until the answer is not one that says "try again"; fails at any other problem.
 async fn insist(house: &House, path: &str, body: &Value) -> Value {
-    let begun = Instant::now();
-    loop {
+    until(path, || async {
         let reply = house.client.post(path, body).await.expect("the daemon answers");
         let answer = reply.json();
-        if reply.status < 300 {
-            return answer;
-        }
-        assert!(answer["retryable"] == true, "{path}: {answer}");
-        assert!(begun.elapsed() < PATIENCE, "{path} is never answered: {answer}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+        assert!(reply.status < 300 || answer["retryable"] == true, "{path}: {answer}");
+        (reply.status < 300).then_some(answer)
+    })
+    .await
 }
 
 /// Somebody looks at everything.
@@ -96,15 +92,14 @@ async fn live(site: &Site, house: &House, slug: &str) {
     git(&worktree, &["add", "--all"]);
     git(&worktree, &["commit", "--quiet", "--allow-empty", "--message", "work"]);
     let done = json!({ "token": token, "outcome": "done" });
-    let begun = Instant::now();
-    loop {
+    until(&format!("{slug} to be counted"), || async {
         let said = insist(house, &format!("{about}/complete"), &done).await;
-        if said["stage"] == "done" || said["result"]["stage"] == "done" || said["stage"] == "integrate" {
-            break;
-        }
-        assert!(begun.elapsed() < PATIENCE, "{slug} is never done: {said}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+        [&said["stage"], &said["result"]["stage"]]
+            .iter()
+            .any(|stage| **stage == "done" || **stage == "integrate")
+            .then_some(())
+    })
+    .await;
     let detail = house.client.get(&about).await.expect("answers").json();
     let endings = detail["endings"].as_array().cloned().unwrap_or_default();
     let of_token: Vec<&Value> = endings.iter().filter(|ending| ending["token"] == token).collect();

@@ -8,6 +8,7 @@ mod events;
 mod flight;
 mod gates;
 mod harness;
+mod health;
 mod hostile;
 mod http;
 mod injection;
