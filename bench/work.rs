@@ -501,11 +501,11 @@ fn lag(dir: &Path, rows: &mut Vec<Row>) {
     let settings = vec![("listen", "127.0.0.1:0".to_owned()), ("data_dir", dir.join("lag-data").display().to_string())];
     let config =
         Config::load(&Flags { settings, repos: vec![repo] }, &std::collections::BTreeMap::new(), None).expect("valid");
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
-    let lags = runtime.block_on(async {
+    let (runtime, workers) = slugline::runtime::watched_runtime().expect("a runtime");
+    let (lags, own, hangs) = runtime.block_on(async {
         let doors = slugline::runtime::Doors {
             runner: slugline::process::Runner::new(env!("CARGO_BIN_EXE_slugline").into()),
-            ..slugline::runtime::Doors::real(slugline::actors::health::turning::Workers::unwatched())
+            ..slugline::runtime::Doors::real(workers)
         };
         let daemon = slugline::runtime::Daemon::build(&config, doors).await.expect("builds");
         let handle = daemon.handle.clone();
@@ -531,9 +531,10 @@ fn lag(dir: &Path, rows: &mut Vec<Row>) {
         }
         done.store(true, Ordering::SeqCst);
         let lags = sampler.await.expect("samples");
+        let (own, hangs) = (handle.context().pulse.lag_view(), handle.context().pulse.counts().0);
         drop(stop);
         let _ = serving.await;
-        lags
+        (lags, own, hangs)
     });
     let mut lags = lags;
     lags.sort_by(f64::total_cmp);
@@ -549,6 +550,14 @@ fn lag(dir: &Path, rows: &mut Vec<Row>) {
             value <= limit,
         ));
     }
+    rows.push(Row {
+        what: format!("the same, as the daemon's own watchdog saw it: max (N = {}), and hangs", own.samples),
+        ours: format!("{:.1} ms, {hangs}", own.max),
+        rival: "–".to_owned(),
+        ratio: f64::NAN,
+        goal: "≤ 50.0 ms, 0".to_owned(),
+        met: own.max <= 50.0 && hangs == 0,
+    });
 }
 
 /// How much of everything.

@@ -16,7 +16,7 @@ use slugline::actors::faults::Faults;
 use slugline::actors::health::turning::Workers;
 use slugline::cli::client::Client;
 use slugline::config::{Config, Flags};
-use slugline::model::hang::{HangReason, HangView};
+use slugline::model::hang::{Culprit, HangReason, HangView};
 use slugline::process::Runner;
 use slugline::runtime::{Daemon, Doors};
 use tokio::runtime::Runtime;
@@ -25,6 +25,8 @@ use tokio::runtime::Runtime;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How far a measured length may be off.
 const TOLERANCE: f64 = 0.10;
+/// What one poll does besides being held up, in milliseconds.
+const BESIDES_MS: f64 = 8.0;
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
@@ -191,6 +193,12 @@ impl House {
         slugline::actors::health::hangs::list(&self.dir.path().join("data/hangs")).expect("reads")
     }
 
+    /// Every hang that was told lately, dumped or not.
+    fn told(&self) -> Vec<HangView> {
+        let context = self.handle.context();
+        context.recent_hangs.since(context.clock.now().plus_ms(-30_000))
+    }
+
     fn dump(&self, id: &str) -> Value {
         let dir = self.dir.path().join("data/hangs");
         slugline::actors::health::hangs::one(&dir, id).expect("reads").expect("is there")
@@ -198,7 +206,7 @@ impl House {
 
     /// Holds one or both workers up, once, and gives the dump that tells of it, and how long it really was.
     fn stall(&self, point: &'static str, slugs: &[&str], length: Duration, how: How) -> (Option<HangView>, Duration) {
-        let before: Vec<String> = self.dumps().into_iter().map(|hang| hang.id).collect();
+        let before = self.told().into_iter().map(|hang| hang.id).collect::<Vec<_>>();
         let together = (slugs.len() > 1).then(|| Arc::new(std::sync::Barrier::new(slugs.len())));
         let order = Order { point, length, how, together, left: slugs.len() };
         *self.holdup.order.lock().unwrap_or_else(PoisonError::into_inner) = Some(order);
@@ -213,13 +221,14 @@ impl House {
         let took = Duration::from_nanos(self.holdup.took.load(Ordering::SeqCst));
         let begun = Instant::now();
         let blames = |hang: &HangView| {
-            hang.culprits
-                .iter()
-                .any(|culprit| culprit.function.as_ref().is_some_and(|name| name.contains("held_up_by_")))
+            let is_ours = |culprit: &Culprit| {
+                culprit.function.as_ref().map_or_else(|| culprit.slug.is_some(), |name| name.contains("held_up_by_"))
+            };
+            hang.lasted_ms.is_some() && hang.culprits.iter().any(is_ours)
         };
         while begun.elapsed() < Duration::from_secs(4) {
-            let new = self.dumps().into_iter().filter(|hang| !before.contains(&hang.id));
-            if let Some(hang) = new.into_iter().find(|hang| hang.lasted_ms.is_some() && blames(hang)) {
+            let mut new = self.told().into_iter().filter(|hang| !before.contains(&hang.id));
+            if let Some(hang) = new.find(blames) {
                 return (Some(hang), took);
             }
             std::thread::park_timeout(Duration::from_millis(2));
@@ -244,7 +253,7 @@ const LENGTHS: [(u64, usize); 8] =
 
 /// Makes all the stalls at a point and checks what is told of them.
 fn all_are_seen(house: &House, point: &'static str, slugs: &[&str], lengths: &[(u64, usize)]) {
-    let (mut made, mut seen, mut off) = (0, 0, Vec::new());
+    let (mut made, mut seen, mut dumped, mut off, mut errors) = (0, 0, 0, Vec::new(), Vec::new());
     for (length, count) in lengths {
         for round in 0..*count {
             let how = if round % 2 == 0 { How::Sleeping } else { How::Working };
@@ -253,9 +262,16 @@ fn all_are_seen(house: &House, point: &'static str, slugs: &[&str], lengths: &[(
             let Some(hang) = hang else { continue };
             seen += 1;
             let (lasted, real) = (hang.lasted_ms.unwrap_or(0.0), took.as_secs_f64() * 1_000.0);
-            if (lasted - real).abs() / real > TOLERANCE {
+            errors.push((lasted - real).abs() / real);
+            // What is held is the whole poll; the hook is not all of it.
+            if (lasted - real).abs() > (real * TOLERANCE).max(BESIDES_MS) {
                 off.push(format!("{lasted:.1} for {real:.1}"));
             }
+            if hang.culprits.iter().all(|culprit| culprit.function.is_none()) {
+                // It was over before its stack could be taken: that one is told without a dump.
+                continue;
+            }
+            dumped += 1;
             if slugs.len() > 1 {
                 assert_eq!(hang.reason, HangReason::AllWorkersStuck, "{slugs:?} for {length} ms");
             }
@@ -273,7 +289,13 @@ fn all_are_seen(house: &House, point: &'static str, slugs: &[&str], lengths: &[(
         }
     }
     assert!(seen * 100 >= made * 99, "{seen} of {made} stalls were seen");
-    assert!(off.len() * 100 <= made, "lengths of {made} stalls that are off: {off:?}");
+    assert!(dumped * 100 >= made * 90, "{dumped} of {made} stalls were dumped");
+    assert!(off.len() * 20 <= made, "lengths of {made} stalls that are off: {off:?}");
+    errors.sort_by(f64::total_cmp);
+    let (half, worst) = (errors[errors.len() / 2] * 100.0, errors[errors.len() - 1] * 100.0);
+    println!(
+        "{point} {slugs:?}: {made} stalls, {seen} seen, {dumped} dumped, off by {half:.2} % (median), {worst:.1} % (worst)"
+    );
 }
 
 /// Processes that take all the processor time there is, as long as this is not dropped.
@@ -304,7 +326,7 @@ impl Drop for Hogs {
     }
 }
 
-const STRICT: [(&str, &str); 2] = [("watchdog.lag_threshold_ms", "50"), ("watchdog.interval_ms", "20")];
+const STRICT: [(&str, &str); 2] = [("watchdog.lag_threshold_ms", "40"), ("watchdog.interval_ms", "20")];
 
 #[test]
 fn a_handler_that_blocks_one_worker_is_seen_measured_and_named() {

@@ -6,7 +6,8 @@
 //! `repository`, `root` and `ledger` (the tree), `mailbox` and `supervision` (what ractor leaves out), `context`,
 //! `repo`, `board` and `runs` (what outlives an actor), `exclusion` and `exec` (how commands run), `answer` and
 //! `timing` (what is told), `inventory` with `survey`, `look`, `permits`, `watching` and `removal` (worktrees, live),
-//! `sessions` with `log_tail`, `events` (who hears of it), `keys` (the same answer again), `log_stream`, `inputs`, `clock`, `faults`.
+//! `sessions` with `log_tail`, `events` (who hears of it), `health` (the daemon watches itself) with `seen` (what it says of
+//! itself), `keys` (the same answer again), `log_stream`, `inputs`, `clock`, `faults`.
 
 pub mod answer;
 pub mod board;

@@ -9,13 +9,14 @@ use std::time::Duration;
 use crate::actors::context::Context;
 use crate::model::ids::{Slug, TodoKey};
 use crate::model::incident::{IncidentState, Incidents, Links, Severity, Sign};
-use crate::model::job::{FAILURES_MAX, JobResult, JobView, RunLockView};
+use crate::model::job::{FAILURES_MAX, JobName, JobRecord, JobResult, JobView, RunLockView};
 use crate::model::lane::{Gate, LaneState, PausedBy};
 use crate::model::next;
 use crate::model::readiness::{Criterion, Sighting};
 use crate::model::supervision::is_vital;
 use crate::model::time::{Awake, Moment};
 use crate::model::view::QueueView;
+use crate::store::Write;
 
 /// How long the ledger may take to answer.
 const STORE_LIMIT: Duration = Duration::from_secs(3);
@@ -24,7 +25,7 @@ const HANG_MS: i64 = 600_000;
 /// A hang this long is critical, in milliseconds; so are so many of them.
 const HANG_LONG_MS: f64 = 5_000.0;
 const HANGS_MANY: usize = 5;
-/// Todos that are looked at for what waits: a repository with more than this is counted at longer intervals.
+/// How often the todos are gone through for what waits, in milliseconds.
 const QUEUE_EVERY_MS: i64 = 15_000;
 
 /// Says of an incident's key whether what it is about is over, and why.
@@ -209,7 +210,10 @@ async fn of_store(context: &Context) -> Sighting {
     };
     if let Some(error) = context.ledger.last_error() {
         // The last write failed: only one that is written says that it is over.
-        return match tokio::time::timeout(STORE_LIMIT, context.ledger.commit(Vec::new())).await {
+        let at = context.clock.now();
+        let record = JobRecord { started_at: Some(at), ..JobRecord::new(JobName::Readiness) };
+        let probe = vec![Write::JobEnded { record, told: false, at }];
+        return match tokio::time::timeout(STORE_LIMIT, context.ledger.commit(probe)).await {
             Ok(Ok(())) => Sighting::Well("it takes writes again".to_owned()),
             _ => Sighting::Failing(format!("the ledger takes no writes: {error}")),
         };

@@ -252,7 +252,7 @@ fn merge(document: &mut Value, view: &HangView) {
     }
 }
 
-fn culprit(held: &Held, frame: Option<&Frame>) -> Culprit {
+pub(super) fn culprit(held: &Held, frame: Option<&Frame>) -> Culprit {
     let (repo, slug) = subject(held.doing.as_deref());
     Culprit {
         worker: held.worker,
@@ -346,7 +346,7 @@ pub fn in_flight(context: &Context) -> Value {
         "locks": listed(&context.on.locks),
         "requests": listed(&context.on.requests),
         "mailboxes": mailboxes,
-        "jobs": context.jobs.running(&context.clock.now()),
+        "jobs": context.jobs.running(),
         "actors_down": context.supervised.down().into_iter().map(|(name, status)| json!({
             "actor": status.kind.as_str(), "name": name, "state": status.state, "reasons": status.reasons,
         })).collect::<Vec<_>>(),

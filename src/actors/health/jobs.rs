@@ -1,8 +1,8 @@
 //! Jobs: the daemon's own periodic duties. One run of each at a time, under a run-lock, with a budget; what is over its
 //! budget is shown, what does not end is ended and counted, and what cannot be ended stays in sight until it is gone.
 //!
-//! Supervised by the root. Its death ends the runs that are on; their locks are free again when the last of them is gone,
-//! and a run that is due waits for that. In: `Tick`, `Ended`, `Describe`. What a duty does is in [`super::duties`].
+//! Supervised by the root. Its death costs the runs that are on their record and nothing else: they go to their end, and
+//! their locks keep a second run away until then. In: `Tick`, `Ended`, `Describe`. What a duty does is in [`super::duties`].
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -104,7 +104,7 @@ impl JobBoard {
 
     /// The run-locks this daemon holds.
     #[must_use]
-    pub fn running(&self, _: &Timestamp) -> Vec<RunLockView> {
+    pub fn running(&self) -> Vec<RunLockView> {
         let entries = self.entries();
         let view = |(job, entry): (&JobName, &Entry)| Some(self.lock_view(*job, entry, entry.running.as_ref()?));
         entries.iter().filter_map(view).collect()
@@ -113,7 +113,7 @@ impl JobBoard {
     /// Every run-lock of the data directory, whoever holds it. Blocks.
     #[must_use]
     pub fn run_locks(&self, data_dir: &std::path::Path, now: Timestamp) -> Vec<RunLockView> {
-        let mut locks = self.running(&now);
+        let mut locks = self.running();
         for note in run_lock::notes(&run_lock::dir(data_dir)) {
             if note.owner != self.owner && !locks.iter().any(|lock| lock.job == note.job) {
                 let elapsed_ms = u64::try_from(now.as_ms().saturating_sub(note.started_at.as_ms())).unwrap_or(0);
@@ -248,7 +248,7 @@ impl Actor for JobsActor {
                 JobsMsg::Tick => state.on_tick(),
                 JobsMsg::Ended { job, result, detail } => state.on_ended(job, result, detail),
                 JobsMsg::Describe { reply } => {
-                    let running = state.context.jobs.running(&state.context.clock.now());
+                    let running = state.context.jobs.running();
                     let _ = reply.send(json!({ "running": running }));
                 }
             }
@@ -300,7 +300,7 @@ impl JobsState {
     }
 
     fn tell_over_budget(&self, job: JobName) {
-        let locks = self.context.jobs.running(&self.context.clock.now());
+        let locks = self.context.jobs.running();
         let Some(lock) = locks.into_iter().find(|lock| lock.job == job) else { return };
         tracing::warn!(
             job = job.as_str(),

@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 use super::turning::nanos;
 use crate::metrics::runtime as metric;
 use crate::model::hang::{HangReason, HangView, LagView};
+use crate::model::time::Timestamp;
 
 /// How long latenesses are kept.
 const MINUTE_NANOS: u64 = 60_000_000_000;
@@ -48,8 +49,9 @@ pub struct Pulse {
 
 impl Pulse {
     /// The runtime answered.
-    pub fn answer(&self) {
+    pub fn answer(&self, at: Timestamp) {
         self.answered.store(nanos(), Ordering::Release);
+        metric::pinged(at);
     }
 
     /// When it last did, by [`nanos`].
@@ -70,8 +72,9 @@ impl Pulse {
         (at != 0).then(|| Duration::from_nanos(nanos().saturating_sub(at)))
     }
 
-    /// A timer was so late.
-    pub fn lag(&self, late: Duration) {
+    /// A timer was so late; so the runtime turns.
+    pub fn lag(&self, late: Duration, at: Timestamp) {
+        self.answer(at);
         metric::lagged(metric::RuntimeKind::Main, late);
         let now = nanos();
         let mut lags = self.lags();
@@ -128,7 +131,7 @@ impl Pulse {
         self.hanging.store(false, Ordering::Release);
     }
 
-    pub(super) fn dumped(&self, at: crate::model::time::Timestamp) {
+    pub(super) fn dumped(&self, at: Timestamp) {
         self.dumps.fetch_add(1, Ordering::AcqRel);
         metric::dumped(at);
     }

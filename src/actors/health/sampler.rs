@@ -24,11 +24,15 @@ use super::watchdog::WatchdogMsg;
 use crate::actors::context::Context;
 use crate::actors::root::RootMsg;
 use crate::metrics::runtime as metric;
-use crate::model::hang::{HangReason, WatchdogTerms};
+use crate::model::hang::{HangReason, HangView, WatchdogTerms};
 use crate::model::time::Timestamp;
 
 /// A worker that is held for so long may keep timers and sockets from being tended: the others are woken.
 const WAKE_AFTER_NANOS: u64 = 20_000_000;
+/// How often the threads for what blocks are asked for a sign of life.
+const BLOCKING_EVERY_NANOS: u64 = 5_000_000_000;
+/// How often it is looked at least: so long timers may wait for a worker that is held.
+const LOOK_MAX: Duration = Duration::from_millis(50);
 /// How often it is looked while a worker is held.
 const LOOK_WHILE_HELD: Duration = Duration::from_millis(10);
 /// Workers whose stacks are taken for one dump.
@@ -59,7 +63,7 @@ impl Sampler {
     pub fn start(context: &Arc<Context>, workers: Arc<Workers>) -> io::Result<Self> {
         let over = Arc::new(AtomicBool::new(false));
         let watchdog = context.watchdog.clone();
-        let tell = move |view: &crate::model::hang::HangView| {
+        let tell = move |view: &HangView| {
             let _ = watchdog.send(WatchdogMsg::Hang { hang: Box::new(view.clone()) });
         };
         let writer = DumpWriter::start(context, Box::new(tell))?;
@@ -75,7 +79,7 @@ impl Sampler {
             asked: Arc::default(),
             asked_at: 0,
             blocking_asked: Arc::default(),
-            pinged_at: 0,
+            blocking_asked_at: 0,
             systemd: sd_notify::watchdog_enabled(),
             on: None,
             spells: Vec::new(),
@@ -103,6 +107,15 @@ struct OnHang {
     free_at: Option<u64>,
 }
 
+/// A hang of which there is no dump.
+struct Undumped {
+    id: String,
+    reason: HangReason,
+    began: u64,
+    lasted: Duration,
+    held: Option<Held>,
+}
+
 struct Look {
     context: Weak<Context>,
     pulse: Arc<Pulse>,
@@ -115,7 +128,7 @@ struct Look {
     asked: Arc<AtomicU64>,
     asked_at: u64,
     blocking_asked: Arc<AtomicBool>,
-    pinged_at: u64,
+    blocking_asked_at: u64,
     systemd: Option<Duration>,
     on: Option<OnHang>,
     /// Long polls that ended lately: whose thread, and which.
@@ -161,14 +174,10 @@ impl Look {
         let interval = Duration::from_millis(self.terms.interval_ms);
         let held: Vec<u64> = self.workers.all().iter().filter_map(|slot| slot.held_since()).collect();
         let busy = self.on.is_some() || held.iter().any(|since| now.saturating_sub(*since) >= WAKE_AFTER_NANOS);
-        let every = if busy { LOOK_WHILE_HELD.min(interval) } else { interval.min(self.threshold_length() / 4) };
+        let every = if busy { LOOK_WHILE_HELD.min(interval) } else { interval.min(LOOK_MAX) };
         let usual = now + u64::try_from(every.as_nanos()).unwrap_or(u64::MAX);
         let due = held.iter().map(|since| since + self.threshold + self.stopped(*since, now) + 500_000);
         due.filter(|due| *due > now).min().map_or(usual, |due| due.min(usual))
-    }
-
-    fn threshold_length(&self) -> Duration {
-        Duration::from_nanos(self.threshold)
     }
 
     /// How much of a time this process was stopped.
@@ -207,22 +216,29 @@ impl Look {
         self.tell_root_of_a_dead_watchdog(context, now);
     }
 
-    /// Asks the runtime to begin something new, and the threads for what blocks, and notes how long that takes.
+    /// Asks the runtime to begin something new when its own timers have not been heard of for two of their intervals, and
+    /// now and then the threads for what blocks; notes how long that takes.
     fn ask_for_a_sign(&mut self, context: &Context, now: u64) {
-        let due = now.saturating_sub(self.asked_at) >= self.terms.interval_ms * 1_000_000;
-        if self.asked.load(Ordering::Acquire) != 0 || !due {
+        self.ask_those_for_what_blocks(now);
+        let of_systemd = self.systemd.map_or(u64::MAX, |limit| u64::try_from(limit.as_nanos() / 4).unwrap_or(u64::MAX));
+        let quiet = (2 * self.terms.interval_ms * 1_000_000).min(of_systemd);
+        let heard = now.saturating_sub(self.pulse.answered().max(self.asked_at)) < quiet;
+        if self.asked.load(Ordering::Acquire) != 0 || heard {
             return;
         }
         self.asked_at = now;
         self.asked.store(now, Ordering::Release);
-        let (asked, pulse, at) = (self.asked.clone(), self.pulse.clone(), context.clock.now());
+        let (asked, pulse, clock) = (self.asked.clone(), self.pulse.clone(), context.clock.clone());
         drop(self.runtime.spawn(async move {
             asked.store(0, Ordering::Release);
-            pulse.answer();
-            metric::pinged(at);
+            pulse.answer(clock.now());
         }));
-        if now.saturating_sub(self.pinged_at) >= 1_000_000_000 && !self.blocking_asked.swap(true, Ordering::AcqRel) {
-            self.pinged_at = now;
+    }
+
+    fn ask_those_for_what_blocks(&mut self, now: u64) {
+        let due = now.saturating_sub(self.blocking_asked_at) >= BLOCKING_EVERY_NANOS;
+        if due && !self.blocking_asked.swap(true, Ordering::AcqRel) {
+            self.blocking_asked_at = now;
             let asked = self.blocking_asked.clone();
             drop(self.runtime.spawn_blocking(move || {
                 metric::lagged(metric::RuntimeKind::Blocking, Duration::from_nanos(nanos().saturating_sub(now)));
@@ -344,16 +360,18 @@ impl Look {
                 lasted_ms,
                 "the runtime did not turn; not dumped, the last dump was too near"
             );
-            self.tell(context, hang.id, hang.reason, hang.began, lasted, now);
+            let OnHang { id, reason, began, .. } = hang;
+            self.tell(context, Undumped { id, reason, began, lasted, held: None }, now);
         }
     }
 
     /// A hang without a dump is told all the same.
-    fn tell(&self, context: &Context, id: String, reason: HangReason, began: u64, lasted: Duration, now: u64) {
+    fn tell(&self, context: &Context, told: Undumped, now: u64) {
+        let Undumped { id, reason, began, lasted, held } = told;
         let lag_ms = lasted.as_secs_f64() * 1_000.0;
         let at = ago(context.clock.now(), now.saturating_sub(began));
-        let hang =
-            crate::model::hang::HangView { id, at, reason, lag_ms, lasted_ms: Some(lag_ms), culprits: Vec::new() };
+        let culprits = held.iter().map(|held| hangs::culprit(held, None)).collect();
+        let hang = HangView { id, at, reason, lag_ms, lasted_ms: Some(lag_ms), culprits };
         let _ = context.watchdog.send(WatchdogMsg::Hang { hang: Box::new(hang) });
     }
 
@@ -386,7 +404,9 @@ impl Look {
                 "a worker was held; it was over before it could be dumped"
             );
             self.pulse.hang_seen(HangReason::WorkerStuck, false);
-            self.tell(context, hangs::new_id(), HangReason::WorkerStuck, spell.began, lasted, now);
+            let held = Held { tid, worker: None, doing: spell.doing, held: lasted, state: None, stack: None };
+            let (id, reason, began) = (hangs::new_id(), HangReason::WorkerStuck, spell.began);
+            self.tell(context, Undumped { id, reason, began, lasted, held: Some(held) }, now);
         }
     }
 
@@ -396,7 +416,7 @@ impl Look {
         context: &Arc<Context>,
         reason: HangReason,
         note: Option<String>,
-        reply: Option<tokio::sync::oneshot::Sender<Result<crate::model::hang::HangView, String>>>,
+        reply: Option<tokio::sync::oneshot::Sender<Result<HangView, String>>>,
     ) {
         let now = nanos();
         let workers = self.workers.all().into_iter().filter(|slot| slot.worker().is_some());

@@ -99,12 +99,13 @@ impl WatchdogActor {
 
 /// Measures how late timers are, for as long as it is not dropped.
 fn measure(context: &Arc<Context>) -> AbortOnDropHandle<()> {
-    let (pulse, every) = (context.pulse.clone(), Duration::from_millis(context.settings.watchdog.interval_ms));
+    let (pulse, clock) = (context.pulse.clone(), context.clock.clone());
+    let every = Duration::from_millis(context.settings.watchdog.interval_ms);
     AbortOnDropHandle::new(tokio::spawn(async move {
         loop {
             let due = tokio::time::Instant::now() + every;
             tokio::time::sleep_until(due).await;
-            pulse.lag(due.elapsed());
+            pulse.lag(due.elapsed(), clock.now());
         }
     }))
 }
