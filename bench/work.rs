@@ -81,13 +81,21 @@ struct Daemon {
 
 impl Daemon {
     fn start(repo: &Path, data: &Path) -> Self {
+        Self::with(repo, data, "")
+    }
+
+    /// With a configuration of its own.
+    fn with(repo: &Path, data: &Path, settings: &str) -> Self {
         std::fs::create_dir_all(data).expect("makes");
+        std::fs::write(data.join("slugline.toml"), settings).expect("writes");
         let log = std::fs::File::create(data.join("log")).expect("log");
         let child = Command::new(env!("CARGO_BIN_EXE_slugline"))
             .args(["serve", "--listen", "127.0.0.1:0", "--repo"])
             .arg(repo)
             .arg("--data-dir")
             .arg(data)
+            .arg("--config")
+            .arg(data.join("slugline.toml"))
             .stdin(Stdio::null())
             .stderr(log)
             .spawn()
@@ -234,7 +242,13 @@ fn repeated(dir: &Path, scale: &Scale, rows: &mut Vec<Row>) {
             ours <= limit * rival,
         ));
     }
-    rows.extend(syscalls(&daemon, &mut work));
+    // On a daemon whose own duties rest: what they write is no call's.
+    let every = slugline::model::job::JobName::ALL.map(|job| format!("{}_every_ms = 0\n", job.as_str()));
+    let quiet = Daemon::with(&repo, &dir.join("quiet-data"), &format!("[jobs]\n{}", every.concat()));
+    let mut alone = quiet.http();
+    alone.work("t0");
+    rows.extend(syscalls(&quiet, &mut alone));
+    drop((quiet, alone));
     let worktree = dir.join("repeat-data/worktrees/repeat/t0");
     let again = || {
         assert!(

@@ -411,9 +411,13 @@ pub fn health(args: &Health) -> ExitCode {
         }
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let shown = runtime.and_then(|runtime| runtime.block_on(health::show(client, args.json, &mut io::stdout())));
-    match shown {
-        Ok(verdict) => ExitCode::from(health::exit_code(verdict)),
+    let mut text = Vec::new();
+    match runtime.and_then(|runtime| runtime.block_on(health::show(client, args.json, &mut text))) {
+        Ok(verdict) => {
+            // Whoever reads only the first line has what they wanted.
+            let _ = io::stdout().write_all(&text);
+            ExitCode::from(health::exit_code(verdict))
+        }
         Err(error) => {
             eprintln!("slugline: {error}");
             ExitCode::from(health::exit_code(Verdict::Unknown))

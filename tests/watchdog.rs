@@ -520,6 +520,13 @@ fn a_process_that_is_stopped_charges_nobody_with_it() {
         rustix::process::kill_process(pid, rustix::process::Signal::CONT).expect("goes on");
         std::thread::park_timeout(Duration::from_millis(300));
     }
+    // Nor is it lateness.
+    let address = std::fs::read_to_string(data.join("address")).expect("reads").trim().parse().expect("an address");
+    let token = std::fs::read_to_string(data.join("token")).expect("reads").trim().to_owned();
+    let client = Client::tcp(address, Some(token));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let status = runtime.block_on(client.get("/status")).expect("answers").json();
+    assert!(status["lag_ms"]["max"].as_f64().is_some_and(|max| max < 600.0), "{}", status["lag_ms"]);
     // It still makes dumps when it is asked to, by signal.
     rustix::process::kill_process(pid, rustix::process::Signal::USR1).expect("asks");
     let dumps = loop {

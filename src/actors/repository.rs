@@ -2,7 +2,7 @@
 //!
 //! Supervised by the root. Its death ends its slug actors; runs that are on go on (they live in [`super::runs`]) and
 //! are found again by the slug actors that come back on demand. In: `Activate`, `Restart`,
-//! `Hung`, `Drain`, `Describe`. Strategy: one for one; a slug's actor that is given up is left down for its window, the
+//! `Forget`, `Hung`, `Drain`, `Describe`. Strategy: one for one; a slug's actor that is given up is left down for its window, the
 //! inventory is tried again after it.
 //!
 //! Nothing shared is owned here: the git handle, what was read of the base and the permit for the registry are in
@@ -37,6 +37,11 @@ pub enum RepositoryMsg {
     },
     /// The delay of a child's restart is over.
     Restart {
+        /// Which child.
+        child: String,
+    },
+    /// The time is over for which a slug's actor was left down; nobody may ever ask for it again.
+    Forget {
         /// Which child.
         child: String,
     },
@@ -138,6 +143,7 @@ impl Actor for RepositoryActor {
             match message {
                 RepositoryMsg::Activate { slug, reply } => state.on_activate(slug, reply, myself.get_cell()).await,
                 RepositoryMsg::Restart { child } => state.on_restart(&child, myself.get_cell()).await,
+                RepositoryMsg::Forget { child } => state.children.forget(&child),
                 RepositoryMsg::Hung { child, why } => state.children.end_hung(&child, &why),
                 RepositoryMsg::Drain { reply } => {
                     state.children.stop_all(STOP_LIMIT).await;
@@ -217,15 +223,23 @@ impl RepositoryState {
                 let delay = self.children.until_retry(&child);
                 self.restart_after(child, delay);
             }
-            Aftermath::Ended(child) | Aftermath::GaveUp(child) => self.point_at_nobody(&child, true),
+            Aftermath::GaveUp(child) => {
+                self.point_at_nobody(&child, true);
+                self.tell_after(self.children.until_retry(&child), RepositoryMsg::Forget { child });
+            }
+            Aftermath::Ended(child) => self.point_at_nobody(&child, true),
         }
     }
 
     fn restart_after(&self, child: String, delay: Duration) {
+        self.tell_after(delay, RepositoryMsg::Restart { child });
+    }
+
+    fn tell_after(&self, delay: Duration, message: RepositoryMsg) {
         let address = self.args.address.clone();
         tokio::spawn(async move {
             tokio::time::sleep(delay).await;
-            let _ = address.tell(RepositoryMsg::Restart { child });
+            let _ = address.tell(message);
         });
     }
 

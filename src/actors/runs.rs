@@ -2,21 +2,18 @@
 //! next incarnation finds it here. One entry per todo at most.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, TryLockError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::health::inflight::patiently;
 use crate::model::ids::{Lane, OperationId, TodoKey, Worker};
 use crate::model::operation::Operation;
 use crate::model::problem::Problem;
 use crate::model::todo::{Asker, Complete};
 use crate::model::work_order::Product;
-
-/// How often a table that is held is tried again by somebody who must not wait for it.
-const TRIES: u32 = 50;
-const PAUSE: Duration = Duration::from_millis(1);
 
 /// What everybody who waits for a run sees of it.
 #[derive(Debug, Clone)]
@@ -163,14 +160,7 @@ impl Runs {
     /// Every run that is on; `None` when a thread that is stuck keeps it from being read.
     #[must_use]
     pub fn try_all(&self) -> Option<Vec<RunHandle>> {
-        for _ in 0..TRIES {
-            match self.0.try_lock() {
-                Ok(map) => return Some(map.values().cloned().collect()),
-                Err(TryLockError::Poisoned(map)) => return Some(map.into_inner().values().cloned().collect()),
-                Err(TryLockError::WouldBlock) => std::thread::park_timeout(PAUSE),
-            }
-        }
-        None
+        patiently(&self.0).map(|map| map.values().cloned().collect())
     }
 
     /// Every run that is on.

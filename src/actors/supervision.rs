@@ -324,6 +324,17 @@ impl Children {
         }
     }
 
+    /// A child that was given up is left to be started anew by whoever needs it.
+    pub fn forget(&mut self, name: &str) {
+        if let Some(child) = self.by_name.remove(name) {
+            if child.state == ChildState::GivenUp {
+                self.supervised.inner().children.remove(&(child.kind.as_str(), child.shown));
+            } else {
+                self.by_name.insert(name.to_owned(), child);
+            }
+        }
+    }
+
     /// Where a child is, if it is known.
     #[must_use]
     pub fn state(&self, name: &str) -> Option<&ChildState> {

@@ -554,6 +554,33 @@ async fn an_actor_that_is_given_up_turns_readiness_and_is_an_incident() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_slugs_actor_that_was_given_up_turns_readiness_for_its_minute_and_is_forgotten_then() {
+    let site = Site::new();
+    let repo = site.app(&["fix"], "");
+    let broken = Arc::new(AtomicBool::new(true));
+    let breaks = broken.clone();
+    let faults = Faults::in_handlers(move |kind, _, message| match (kind, message) {
+        ("slug", "work") if breaks.load(Ordering::SeqCst) => Injected::Error,
+        _ => Injected::Nothing,
+    });
+    let house = site.start_with(&[&repo], &quick(&[]), faults).await;
+    until("the slug's actor to be given up", || async {
+        house.work(json!({ "lane": "builder", "slug": "fix", "wait_ms": 0 })).await;
+        let views = get(&house, "/actors").await;
+        views.as_array()?.iter().any(|view| view["kind"] == "slug" && view["state"] == "given_up").then_some(())
+    })
+    .await;
+    comes_to(&house, "NO_GO").await;
+    let opened = until("the incident", || async { incident(&house, "actor:slug:app/fix").await }).await;
+    assert_eq!(opened["severity"], "warning", "one slug's actor is not the daemon");
+    broken.store(false, Ordering::SeqCst);
+    // Nobody asks for it again; its minute ends all the same.
+    comes_to(&house, "GO").await;
+    house.order("fix").await;
+    house.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn giving_up_what_the_daemon_cannot_do_without_ends_it_after_a_dump() {
     let site = Site::new();
     let repo = site.app(&["fix"], "");

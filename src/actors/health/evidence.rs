@@ -25,6 +25,8 @@ const HANG_MS: i64 = 600_000;
 /// A hang this long is critical, in milliseconds; so are so many of them.
 const HANG_LONG_MS: f64 = 5_000.0;
 const HANGS_MANY: usize = 5;
+/// Of fewer measurements than this the latest of a hundred is a single one.
+const LAGS_MIN: usize = 100;
 /// How often the todos are gone through for what waits, in milliseconds.
 const QUEUE_EVERY_MS: i64 = 15_000;
 
@@ -229,18 +231,17 @@ fn of_runtime(context: &Context, down: &[(String, crate::actors::supervision::Ch
     if context.pulse.is_hanging() {
         return Sighting::Failing("the runtime does not turn".to_owned());
     }
-    let vital: Vec<String> = down
+    let gone: Vec<String> = down
         .iter()
-        .filter(|(_, status)| is_vital(status.kind.as_str()) || status.state == "hung")
         .map(|(name, status)| format!("{} {name} is {}", status.kind.as_str(), status.state.replace('_', " ")))
         .collect();
-    if !vital.is_empty() {
-        return Sighting::Failing(vital.join("; "));
+    if !gone.is_empty() {
+        return Sighting::Failing(gone.join("; "));
     }
     let lag = context.pulse.lag_view();
     let threshold = context.settings.watchdog.threshold_ms;
     #[expect(clippy::cast_precision_loss, reason = "a few thousand milliseconds")]
-    if lag.p99 > threshold as f64 {
+    if lag.p99 > threshold as f64 && lag.samples >= LAGS_MIN {
         return Sighting::Failing(format!("timers are {:.0} ms late (p99 of the last minute)", lag.p99));
     }
     Sighting::Well(format!("timers are {:.1} ms late at most (p99 of the last minute)", lag.p99))

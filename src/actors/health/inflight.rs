@@ -59,19 +59,21 @@ impl<T: Clone> InFlight<T> {
     /// What is on and for how long, the oldest first; `None` when a thread that is stuck keeps it from being read.
     #[must_use]
     pub fn all(&self) -> Option<Vec<(Duration, T)>> {
-        for _ in 0..TRIES {
-            let inner = match self.0.try_lock() {
-                Ok(inner) => inner,
-                Err(TryLockError::Poisoned(inner)) => inner.into_inner(),
-                Err(TryLockError::WouldBlock) => {
-                    std::thread::park_timeout(PAUSE);
-                    continue;
-                }
-            };
-            return Some(inner.on.values().map(|(since, what)| (since.elapsed(), what.clone())).collect());
-        }
-        None
+        let inner = patiently(&self.0)?;
+        Some(inner.on.values().map(|(since, what)| (since.elapsed(), what.clone())).collect())
     }
+}
+
+/// What a lock guards, unless it is held for longer than anybody who is not stuck would hold it.
+pub fn patiently<T>(lock: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
+    for _ in 0..TRIES {
+        match lock.try_lock() {
+            Ok(inner) => return Some(inner),
+            Err(TryLockError::Poisoned(inner)) => return Some(inner.into_inner()),
+            Err(TryLockError::WouldBlock) => std::thread::park_timeout(PAUSE),
+        }
+    }
+    None
 }
 
 /// Something that is on, until it is dropped.

@@ -37,7 +37,10 @@ pub struct Pulse {
     answered: AtomicU64,
     /// When the watchdog's actor was last seen.
     watchdog: AtomicU64,
-    lags: Mutex<VecDeque<(u64, f64)>>,
+    /// How late timers were: when that was known, and by how many nanoseconds.
+    lags: Mutex<VecDeque<(u64, u64)>>,
+    /// When this process was stopped, from and to.
+    stops: Mutex<Vec<(u64, u64)>>,
     hangs: AtomicU64,
     dumps: AtomicU64,
     suppressed: AtomicU64,
@@ -78,21 +81,44 @@ impl Pulse {
         metric::lagged(metric::RuntimeKind::Main, late);
         let now = nanos();
         let mut lags = self.lags();
-        lags.push_back((now, late.as_secs_f64() * 1_000.0));
+        lags.push_back((now, u64::try_from(late.as_nanos()).unwrap_or(u64::MAX)));
         while lags.len() > LAGS_MAX || lags.front().is_some_and(|(at, _)| now - at > MINUTE_NANOS) {
             lags.pop_front();
         }
     }
 
-    fn lags(&self) -> MutexGuard<'_, VecDeque<(u64, f64)>> {
+    fn lags(&self) -> MutexGuard<'_, VecDeque<(u64, u64)>> {
         self.lags.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn stops(&self) -> MutexGuard<'_, Vec<(u64, u64)>> {
+        self.stops.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// This process was stopped meanwhile: nobody is charged with that.
+    pub(super) fn was_stopped(&self, from: u64, to: u64) {
+        let mut stops = self.stops();
+        stops.retain(|(_, ended)| to.saturating_sub(*ended) < 2 * MINUTE_NANOS);
+        stops.push((from, to));
+    }
+
+    /// How long something lasted, in nanoseconds, without the time in which the process was stopped.
+    #[must_use]
+    pub fn length(&self, from: u64, to: u64) -> u64 {
+        let stops = self.stops();
+        let stopped: u64 = stops.iter().map(|(begun, ended)| to.min(*ended).saturating_sub(from.max(*begun))).sum();
+        to.saturating_sub(from).saturating_sub(stopped)
     }
 
     /// How late timers were within the last minute, in milliseconds, oldest first.
     #[must_use]
     pub fn last_minute(&self) -> Vec<f64> {
         let now = nanos();
-        self.lags().iter().filter(|(at, _)| now.saturating_sub(*at) <= MINUTE_NANOS).map(|(_, late)| *late).collect()
+        let lags: Vec<(u64, u64)> = self.lags().iter().copied().collect();
+        let recent = lags.into_iter().filter(|(at, _)| now.saturating_sub(*at) <= MINUTE_NANOS);
+        #[expect(clippy::cast_precision_loss, reason = "seconds in nanoseconds")]
+        let ms = |(at, late): (u64, u64)| self.length(at.saturating_sub(late), at) as f64 / 1e6;
+        recent.map(ms).collect()
     }
 
     /// The same in three numbers.

@@ -32,7 +32,7 @@ const WAKE_AFTER_NANOS: u64 = 20_000_000;
 /// How often the threads for what blocks are asked for a sign of life.
 const BLOCKING_EVERY_NANOS: u64 = 5_000_000_000;
 /// How often it is looked at least: so long timers may wait for a worker that is held.
-const LOOK_MAX: Duration = Duration::from_millis(50);
+const LOOK_MAX: Duration = Duration::from_millis(100);
 /// How often it is looked while a worker is held.
 const LOOK_WHILE_HELD: Duration = Duration::from_millis(10);
 /// Workers whose stacks are taken for one dump.
@@ -83,7 +83,6 @@ impl Sampler {
             systemd: sd_notify::watchdog_enabled(),
             on: None,
             spells: Vec::new(),
-            stops: Vec::new(),
             told: HashMap::new(),
             dumped_at: 0,
             systemd_told_at: 0,
@@ -133,8 +132,6 @@ struct Look {
     on: Option<OnHang>,
     /// Long polls that ended lately: whose thread, and which.
     spells: Vec<(i32, Spell)>,
-    /// When this process was stopped, from and to.
-    stops: Vec<(u64, u64)>,
     /// Spells that were told as hangs.
     told: HashMap<(i32, u64), u64>,
     dumped_at: u64,
@@ -155,7 +152,7 @@ impl Look {
                         for_ms = late / 1_000_000,
                         "this process was stopped for a while; nobody is charged with it"
                     );
-                    self.stops.push((wake_at, now));
+                    self.pulse.was_stopped(wake_at, now);
                 }
             }
             let Some(context) = self.context.upgrade() else { return };
@@ -176,18 +173,14 @@ impl Look {
         let busy = self.on.is_some() || held.iter().any(|since| now.saturating_sub(*since) >= WAKE_AFTER_NANOS);
         let every = if busy { LOOK_WHILE_HELD.min(interval) } else { interval.min(LOOK_MAX) };
         let usual = now + u64::try_from(every.as_nanos()).unwrap_or(u64::MAX);
-        let due = held.iter().map(|since| since + self.threshold + self.stopped(*since, now) + 500_000);
+        let charged = |since: u64| now.saturating_sub(since) - self.length(since, now);
+        let due = held.iter().map(|since| since + self.threshold + charged(*since) + 500_000);
         due.filter(|due| *due > now).min().map_or(usual, |due| due.min(usual))
-    }
-
-    /// How much of a time this process was stopped.
-    fn stopped(&self, from: u64, to: u64) -> u64 {
-        self.stops.iter().map(|(begun, ended)| to.min(*ended).saturating_sub(from.max(*begun))).sum()
     }
 
     /// How long something lasted, without the time in which the process was stopped.
     fn length(&self, from: u64, to: u64) -> u64 {
-        to.saturating_sub(from).saturating_sub(self.stopped(from, to))
+        self.pulse.length(from, to)
     }
 
     fn look(&mut self, context: &Arc<Context>, now: u64) {
@@ -393,7 +386,6 @@ impl Look {
         kept.truncate(SPELLS_KEPT);
         self.spells = kept;
         self.told.retain(|_, at| now.saturating_sub(*at) < 600_000_000_000);
-        self.stops.retain(|(_, ended)| now.saturating_sub(*ended) < 60_000_000_000);
         for (tid, spell) in late {
             self.told.insert((tid, spell.began), now);
             let lasted = Duration::from_nanos(self.length(spell.began, spell.ended));
