@@ -244,7 +244,8 @@ fn repeated(dir: &Path, scale: &Scale, rows: &mut Vec<Row>) {
     }
     // On a daemon whose own duties rest: what they write is no call's.
     let every = slugline::model::job::JobName::ALL.map(|job| format!("{}_every_ms = 0\n", job.as_str()));
-    let quiet = Daemon::with(&repo, &dir.join("quiet-data"), &format!("[jobs]\n{}", every.concat()));
+    let own = repository(&dir.join("quiet"), 3_000, 1, NOTHING);
+    let quiet = Daemon::with(&own, &dir.join("quiet-data"), &format!("[jobs]\n{}", every.concat()));
     let mut alone = quiet.http();
     alone.work("t0");
     rows.extend(syscalls(&quiet, &mut alone));

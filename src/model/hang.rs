@@ -38,6 +38,12 @@ impl HangReason {
         }
     }
 
+    /// Whether it is about the runtime, and will be told to be over.
+    #[must_use]
+    pub const fn is_of_the_runtime(self) -> bool {
+        matches!(self, Self::WorkerStuck | Self::AllWorkersStuck | Self::Unanswered)
+    }
+
     /// Whether it says that something hung, and not merely that somebody looked.
     #[must_use]
     pub const fn is_hang(self) -> bool {

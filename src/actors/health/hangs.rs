@@ -143,7 +143,7 @@ fn write_dumps(context: &Weak<Context>, waiting: &Receiver<Order>, tell: &Tell) 
                 match &written {
                     Ok((view, document)) => {
                         context.pulse.dumped(context.clock.now());
-                        log(view, &dir);
+                        log(view, dump.note.as_deref(), &dir);
                         tell(view);
                         last = Some((view.clone(), document.clone()));
                     }
@@ -187,7 +187,7 @@ fn ms(length: Duration) -> f64 {
 }
 
 /// One line says it all; the file says the rest.
-fn log(view: &HangView, dir: &Path) {
+fn log(view: &HangView, note: Option<&str>, dir: &Path) {
     let culprits: Vec<String> = view
         .culprits
         .iter()
@@ -197,10 +197,10 @@ fn log(view: &HangView, dir: &Path) {
         })
         .collect();
     let (reason, file) = (view.reason.as_str(), dir.join(format!("{}.json", view.id)));
-    if view.reason.is_hang() {
+    if view.reason.is_of_the_runtime() {
         tracing::error!(hang = view.id, reason, lag_ms = view.lag_ms, culprits = ?culprits, dump = %file.display(), "the runtime does not turn");
     } else {
-        tracing::info!(hang = view.id, reason, dump = %file.display(), "a dump was made");
+        tracing::info!(hang = view.id, reason, note, dump = %file.display(), "a dump was made");
     }
 }
 
@@ -219,7 +219,7 @@ fn write_one(context: &Arc<Context>, dir: &Path, dump: &NewDump) -> io::Result<(
         "version": env!("CARGO_PKG_VERSION"),
         "pid": std::process::id(),
         "threshold_ms": context.settings.watchdog.threshold_ms,
-        "over": !dump.reason.is_hang(),
+        "over": !dump.reason.is_of_the_runtime(),
         "in_flight": in_flight(context),
         "lag_last_minute": { "summary": crate::model::hang::LagView::of(dump.lags.clone()), "samples_ms": dump.lags.iter().map(|late| (late * 1_000.0).round() / 1_000.0).collect::<Vec<_>>() },
         "threads": dump.held.iter().map(|held| thread(held, &[])).collect::<Vec<_>>(),
