@@ -599,7 +599,7 @@ fn systemd_hears_nothing_of_a_daemon_whose_runtime_does_not_turn() {
     let said = std::fs::read_to_string(dir.path().join("over")).expect("reads");
     assert_eq!(said, "Some(AllWorkersStuck)");
     let before: Vec<Duration> = pings[..10].windows(2).map(|two| two[1] - two[0]).collect();
-    assert!(before.iter().all(|gap| *gap < Duration::from_millis(400)), "{before:?}");
+    assert!(before.iter().all(|gap| *gap < Duration::from_secs(1)), "{before:?}");
     let longest = pings.windows(2).map(|two| two[1] - two[0]).max().unwrap_or_default();
     assert!(longest > Duration::from_millis(1_500), "it was told that all is well while nothing turned: {longest:?}");
 }

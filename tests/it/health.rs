@@ -46,8 +46,10 @@ async fn comes_to(house: &House, verdict: &str) -> Value {
     .await
 }
 
-/// Readiness that is evaluated often and needs little.
-const QUICK: [(&str, &str); 4] = [
+/// Readiness that is evaluated often and needs little; how late timers are on a machine that runs many tests at once is not
+/// what is tried here.
+const QUICK: [(&str, &str); 5] = [
+    ("watchdog.lag_threshold_ms", "60000"),
     ("jobs.readiness_every_ms", "50"),
     ("readiness.min_span_ms", "0"),
     ("readiness.evidence_max_ms", "60000"),
@@ -575,6 +577,11 @@ async fn a_slugs_actor_that_was_given_up_turns_readiness_for_its_minute_and_is_f
     assert_eq!(opened["severity"], "warning", "one slug's actor is not the daemon");
     broken.store(false, Ordering::SeqCst);
     // Nobody asks for it again; its minute ends all the same.
+    until("it to be forgotten", || async {
+        let views = get(&house, "/actors").await;
+        views.as_array()?.iter().all(|view| view["kind"] != "slug").then_some(())
+    })
+    .await;
     comes_to(&house, "GO").await;
     house.order("fix").await;
     house.stop().await;
@@ -621,7 +628,7 @@ async fn a_handler_that_holds_its_thread_is_shown_as_hung_and_replaced_only_when
             hold.wait();
         }
     });
-    let settings = quick(&[("watchdog.handler_timeout_ms", "400")]);
+    let settings = quick(&[("watchdog.handler_timeout_ms", "1000")]);
     let house = site.start_with(&[&repo], &settings, faults).await;
     let view = |state: &'static str| {
         let house = &house;
@@ -633,7 +640,7 @@ async fn a_handler_that_holds_its_thread_is_shown_as_hung_and_replaced_only_when
     };
     let hung = view("hung").await;
     assert_eq!((&hung["handling"]["message"], &hung["work"]), (&json!("tick"), &Value::Null));
-    assert!(hung["handling"]["took_ms"].as_f64() >= Some(400.0), "{hung}");
+    assert!(hung["handling"]["took_ms"].as_f64() >= Some(1_000.0), "{hung}");
     // The others do their work, and a dump names it.
     house.order("fix").await;
     until("its dump", || async {
@@ -682,28 +689,33 @@ async fn the_status_is_complete_and_reading_it_changes_nothing() {
     assert_eq!(status["criteria"].as_array().map(Vec::len), Some(7));
     assert!(status["queue"]["oldest_ready_ms"].is_i64() && status["lag_ms"]["samples"].as_u64() > Some(0), "{status}");
     assert_eq!(status["lanes"][0]["lane"], "builder");
-    let commits = |status: &Value| status["store"]["commits"].clone();
-    // What every job does first, and then only after half a minute at least.
-    until("every job to have run", || async {
-        let jobs = get(&house, "/jobs").await;
-        let ran = |job: &Value| job["period_ms"] == 0 || job["runs"].as_u64() > Some(0);
-        jobs.as_array()?.iter().all(ran).then_some(())
-    })
-    .await;
-    until("the ledger to be at rest", || async {
-        let store = get(&house, "/status").await["store"].clone();
-        (store["waiting"] == 0 && store["batches"] == get(&house, "/status").await["store"]["batches"]).then_some(())
-    })
-    .await;
-    let before = commits(&get(&house, "/status").await);
+    problem(&house.client.get("/hangs/..%2Ftoken").await.expect("answers"), 404, "unknown_hang");
+    problem(&house.client.get("/hangs/01M7Z45YYQM2KW40VWQ0Q4GZSM").await.expect("answers"), 404, "unknown_hang");
+    house.stop().await;
+    // A daemon whose own duties rest writes nothing by itself, so what is written is the readers' doing.
+    let mut quiet: Vec<(&'static str, &str)> =
+        vec![("watchdog.lag_threshold_ms", "60000"), ("watchdog.handler_timeout_ms", "600000")];
+    quiet.extend([
+        ("jobs.fetch_every_ms", "0"),
+        ("jobs.lease_sweep_every_ms", "0"),
+        ("jobs.worktree_prune_every_ms", "0"),
+        ("jobs.root_eviction_every_ms", "0"),
+        ("jobs.log_retention_every_ms", "0"),
+        ("jobs.dump_retention_every_ms", "0"),
+        ("jobs.ledger_upkeep_every_ms", "0"),
+        ("jobs.session_liveness_every_ms", "0"),
+        ("jobs.readiness_every_ms", "0"),
+        ("jobs.self_heal_every_ms", "0"),
+    ]);
+    let house = site.start_with(&[&repo], &quiet, Faults::default()).await;
+    let batches = |status: &Value| status["store"]["batches"].clone();
+    let before = batches(&get(&house, "/status").await);
     for _ in 0..100 {
         for path in ["/status", "/readiness", "/jobs", "/incidents", "/hangs"] {
             get(&house, path).await;
         }
     }
-    assert_eq!(commits(&get(&house, "/status").await), before, "reading wrote something");
-    problem(&house.client.get("/hangs/..%2Ftoken").await.expect("answers"), 404, "unknown_hang");
-    problem(&house.client.get("/hangs/01M7Z45YYQM2KW40VWQ0Q4GZSM").await.expect("answers"), 404, "unknown_hang");
+    assert_eq!(batches(&get(&house, "/status").await), before, "reading wrote something");
     house.stop().await;
 }
 
@@ -744,7 +756,7 @@ async fn whoever_started_the_daemon_is_told_that_it_is_ready_alive_and_stopping(
     let path = site.path("notify");
     let socket = UnixDatagram::bind(&path).expect("binds");
     socket.set_read_timeout(Some(Duration::from_secs(20))).expect("sets");
-    let vars = [("NOTIFY_SOCKET", path), ("WATCHDOG_USEC", PathBuf::from("400000"))];
+    let vars = [("NOTIFY_SOCKET", path), ("WATCHDOG_USEC", PathBuf::from("4000000"))];
     let mut spawned = site.spawn_with(&[&repo], &vars).await;
     let pid = rustix::process::Pid::from_child(&spawned.child);
     let hear = tokio::task::spawn_blocking(move || {
@@ -757,7 +769,7 @@ async fn whoever_started_the_daemon_is_told_that_it_is_ready_alive_and_stopping(
             if over {
                 break;
             }
-            if heard.len() >= 8 && !asked {
+            if heard.len() >= 5 && !asked {
                 asked = true;
                 rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("asks");
             }
@@ -769,9 +781,9 @@ async fn whoever_started_the_daemon_is_told_that_it_is_ready_alive_and_stopping(
     let texts: Vec<&str> = heard.iter().map(|(_, text)| text.as_str()).collect();
     assert!(texts.contains(&"READY=1") && texts.last() == Some(&"STOPPING=1"), "{texts:?}");
     let pings: Vec<Instant> = heard.iter().filter(|(_, text)| text == "WATCHDOG=1").map(|(at, _)| *at).collect();
-    assert!(pings.len() >= 5, "{texts:?}");
+    assert!(pings.len() >= 4, "{texts:?}");
     let longest = pings.windows(2).map(|two| two[1] - two[0]).max().unwrap_or_default();
-    assert!(longest < Duration::from_millis(400), "{longest:?} without a sign of life");
+    assert!(longest < Duration::from_secs(4), "{longest:?} without a sign of life");
 }
 
 #[tokio::test(flavor = "multi_thread")]

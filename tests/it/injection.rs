@@ -44,7 +44,7 @@ impl Needle {
 }
 
 const SETTINGS: [(&str, &str); 8] = [
-    ("watchdog.handler_timeout_ms", "1500"),
+    ("watchdog.handler_timeout_ms", "3000"),
     ("jobs.readiness_every_ms", "150"),
     ("jobs.lease_sweep_every_ms", "150"),
     ("jobs.session_liveness_every_ms", "150"),
