@@ -665,8 +665,9 @@ async fn the_status_is_complete_and_reading_it_changes_nothing() {
     let house = site.start_with(&[&repo], &settings, Faults::default()).await;
     house.order("fix").await;
     comes_to(&house, "GO").await;
-    let status = until("one todo to wait", || async {
-        Some(get(&house, "/status").await).filter(|status| status["queue"]["ready"] == 1)
+    let status = until("one todo to wait, and timers to have been measured", || async {
+        let there = |status: &Value| status["queue"]["ready"] == 1 && status["lag_ms"]["samples"].as_u64() > Some(0);
+        Some(get(&house, "/status").await).filter(there)
     })
     .await;
     for member in [
