@@ -402,6 +402,8 @@ impl Actor for EventsActor {
         let faults = state.context.faults.clone();
         let handled = async {
             match message {
+                // Everybody was let go: the daemon stops.
+                EventsMsg::PumpEnded { .. } if state.context.hub.over.is_cancelled() => Ok(()),
                 EventsMsg::PumpEnded { why } => Err(format!("the pump stopped: {why}").into()),
                 EventsMsg::Describe { reply } => {
                     let hub = &state.context.hub;
