@@ -8,7 +8,7 @@ use hyper::Method;
 use serde_json::{Value, json};
 use slugline::actors::faults::Faults;
 
-use super::ear::Ear;
+use super::ear::{Ear, Heard};
 use super::harness::{House, Site, problem, until};
 
 async fn sessions(house: &House, query: &str) -> Vec<Value> {
@@ -179,7 +179,9 @@ async fn logs_are_followed_as_they_grow_and_belong_to_the_worktree_they_were_wri
     let log = logs.join("project/agent.jsonl");
     let cwd = site.worktree("one").display().to_string();
     append(&log, &format!("{{\"type\":\"user\",\"cwd\":{cwd:?},\"text\":\"do it\"}}\n{{\"type\":\"assist"));
-    let heard = ear.hear("the new log", |heard| heard.data["data"]["title"] == "agent").await;
+    // Made and written are two moments: the log may be told of while it is still empty.
+    let is_written = |heard: &Heard| heard.data["data"]["title"] == "agent" && heard.data["data"]["events"] != 0;
+    let heard = ear.hear("the new log", is_written).await;
     let id = heard.data["session"].as_str().expect("an id").to_owned();
     assert_eq!((&heard.data["repo"], &heard.data["slug"]), (&json!("app"), &json!("one")));
     assert_eq!(heard.data["data"]["events"], 1, "half a line is none");
