@@ -20,11 +20,12 @@ use super::context::Context;
 use super::keys::named;
 use super::mailbox::{Envelope, Reply};
 use super::repo::Base;
-use crate::metrics::claims::{self as metric, ClaimResult, RenewalResult};
+use crate::metrics::claims::{self as metric, RenewalResult};
+use crate::metrics::lanes::{self as lane_metric, ClaimResult};
 use crate::model::claim::Claim;
 use crate::model::desk::{Change, Claimed, Completed, Desk, FilingError, Holding};
 use crate::model::failure::FailureSource;
-use crate::model::ids::{RepoName, Slug, TodoKey};
+use crate::model::ids::{Lane, RepoName, Slug, TodoKey};
 use crate::model::kept::{Answer, Answered, Kept, Keyed, is_final};
 use crate::model::lane::LaneObstacle;
 use crate::model::problem::{Problem, ProblemCode};
@@ -260,7 +261,7 @@ impl DispatcherState {
             return self.look_for_landed(&repo, base, landing, Some(again));
         }
         match self.desk().map(|(desk, now)| desk.next(repo, asker, &now)) {
-            Ok(claimed) => self.on_claimed(claimed, reply),
+            Ok(claimed) => self.on_claimed(&asker.lane, claimed, reply),
             Err(problem) => drop(reply.send(Err(problem))),
         }
     }
@@ -269,20 +270,21 @@ impl DispatcherState {
         let landing = self.learn(&todo.repo, base);
         self.look_for_landed(&todo.repo, base, landing, None);
         match self.desk().map(|(desk, now)| desk.claim(todo, asker, &now)) {
-            Ok(claimed) => self.on_claimed(claimed, reply),
+            Ok(claimed) => self.on_claimed(&asker.lane, claimed, reply),
             Err(problem) => drop(reply.send(Err(problem))),
         }
     }
 
-    fn on_claimed(&mut self, claimed: Claimed, reply: Reply<Result<Claimed, Problem>>) {
-        metric::claimed(match &claimed {
+    fn on_claimed(&mut self, lane: &Lane, claimed: Claimed, reply: Reply<Result<Claimed, Problem>>) {
+        let result = match &claimed {
             Claimed::Granted { .. } => ClaimResult::Granted,
             Claimed::Held(_) => ClaimResult::Conflict,
             Claimed::Nothing => ClaimResult::Empty,
             Claimed::Lane(LaneObstacle::Full { .. }) => ClaimResult::LaneFull,
             Claimed::Lane(_) => ClaimResult::BreakerOpen,
             Claimed::Waiting { .. } | Claimed::OwnWork | Claimed::Refused(_) => ClaimResult::Invalid,
-        });
+        };
+        lane_metric::claimed(lane.as_str(), result);
         self.settle(None, move |written| {
             let _ = reply.send(written.map(|()| claimed));
         });
@@ -599,7 +601,7 @@ fn mutate(context: &Context, desk: &mut Desk, mutation: &Mutation, now: &Moment)
     }
 }
 
-fn lane_answer(context: &Context, desk: &Desk, lane: &crate::model::ids::Lane) -> Answer {
+fn lane_answer(context: &Context, desk: &Desk, lane: &Lane) -> Answer {
     let (state, wip) = desk.lane(lane);
     Answered::of(200, &LaneView::of(&state, wip, context.settings.rules.wip.of(lane)))
 }

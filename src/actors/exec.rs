@@ -143,10 +143,8 @@ impl RunExec {
         let result = self.context.runner.run(spec, &self.stop).await;
         metric::command_ended(self.phase);
         match &result {
-            Ok(exit) => {
-                metric::command_exited(self.phase, exit_result(exit), exit.killed, exit.cpu, exit.output_bytes);
-            }
-            Err(_) => metric::command_exited(self.phase, metric::ExitResult::SpawnError, 0, Duration::ZERO, 0),
+            Ok(exit) => metric::command_exited(self.phase, &ended(exit)),
+            Err(_) => metric::command_not_started(self.phase),
         }
         result
     }
@@ -196,14 +194,16 @@ fn cancelled() -> PhaseFault {
     }
 }
 
-fn exit_result(exit: &Exit) -> metric::ExitResult {
-    match exit.outcome {
+fn ended(exit: &Exit) -> metric::Ended {
+    let result = match exit.outcome {
         ExitOutcome::Code(0) => metric::ExitResult::Ok,
         ExitOutcome::Code(_) => metric::ExitResult::Nonzero,
         ExitOutcome::Signal(_) => metric::ExitResult::Signal,
         ExitOutcome::TimedOut => metric::ExitResult::Timeout,
         ExitOutcome::Cancelled | ExitOutcome::OutputLimit => metric::ExitResult::Killed,
-    }
+    };
+    let truncated = exit.outcome == ExitOutcome::OutputLimit;
+    metric::Ended { result, killed: exit.killed, cpu: exit.cpu, output_bytes: exit.output_bytes, truncated }
 }
 
 impl Exec for RunExec {

@@ -19,6 +19,7 @@ use super::run;
 use super::runs::{Purpose, RunHandle, RunView, StopCause};
 use super::slug::{SlugMsg, WorkCall, WorkReply, as_joined};
 use super::supervision::STOP_LIMIT;
+use crate::metrics::phases as metric;
 use crate::model::desk::{Claimed, Completed};
 use crate::model::failure::FailureView;
 use crate::model::ids::{Lane, OperationId, Slug, TodoKey, Worker};
@@ -500,6 +501,7 @@ async fn read_base(entry: &RepoEntry) -> Result<Arc<Base>, Problem> {
 
 /// Waits for a run: for its acceptance in any case, for its end as long as the caller wants.
 async fn wait_for(run: RunHandle, joined: bool, accepted: Instant, wait: Duration) -> Result<Work, Problem> {
+    let _waits = metric::waits();
     let mut view = run.view.clone();
     let opened = tokio::time::timeout(ASK_LIMIT, view.wait_for(|view| !matches!(view, RunView::Opening)))
         .await

@@ -92,7 +92,11 @@ impl Ledger {
             Some(store) => store.commit(batch).await,
             None => Err(StoreError::Gone),
         };
-        metric::operation_finished(metric::StoreOp::Commit, result.is_ok(), begun.elapsed());
+        metric::operation_finished(
+            metric::StoreOp::Commit,
+            result.as_ref().err().map(StoreError::fault),
+            begun.elapsed(),
+        );
         self.faults.hit("ledger.committed");
         result.map(|seq| self.reached(seq)).map_err(|error| self.note(&error))
     }
@@ -112,7 +116,11 @@ impl Ledger {
                 Some(written) => written.await,
                 None => Err(StoreError::Gone),
             };
-            metric::operation_finished(metric::StoreOp::Commit, result.is_ok(), begun.elapsed());
+            metric::operation_finished(
+                metric::StoreOp::Commit,
+                result.as_ref().err().map(StoreError::fault),
+                begun.elapsed(),
+            );
             ledger.faults.hit("ledger.committed");
             result.map(|seq| ledger.reached(seq)).map_err(|error| ledger.note(&error))
         }

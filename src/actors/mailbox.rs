@@ -65,7 +65,6 @@ struct Counted(Arc<Gauge>);
 impl Drop for Counted {
     fn drop(&mut self) {
         self.0.waiting.fetch_sub(1, Ordering::AcqRel);
-        metric::mailbox_changed(self.0.kind, -1);
     }
 }
 
@@ -240,11 +239,8 @@ impl<M: Send + 'static> Address<M> {
     /// by the requests that led to them.
     pub fn tell(&self, message: M) -> Result<(), SendError> {
         let waiting = self.gauge.waiting.fetch_add(1, Ordering::AcqRel) + 1;
-        metric::mailbox_changed(self.gauge.kind, 1);
         let counted = Counted(self.gauge.clone());
-        if self.gauge.high_water.fetch_max(waiting, Ordering::AcqRel) < waiting {
-            metric::mailbox_max(self.gauge.kind, waiting);
-        }
+        self.gauge.high_water.fetch_max(waiting, Ordering::AcqRel);
         let target = self.target.load();
         let actor = target.as_ref().ok_or(SendError::Down)?;
         actor.cast(Envelope { message, sent: Instant::now(), counted }).map_err(|_| {

@@ -7,7 +7,7 @@
 //! `repo`, `board` and `runs` (what outlives an actor), `exclusion` and `exec` (how commands run), `answer` and
 //! `timing` (what is told), `inventory` with `survey`, `look`, `permits`, `watching` and `removal` (worktrees, live),
 //! `sessions` with `log_tail`, `events` (who hears of it), `health` (the daemon watches itself) with `seen` (what it says of
-//! itself), `keys` (the same answer again), `log_stream`, `inputs`, `clock`, `faults`.
+//! itself) and `levels` (what metrics say of now), `keys` (the same answer again), `log_stream`, `inputs`, `clock`, `faults`.
 
 pub mod answer;
 pub mod board;
@@ -25,6 +25,7 @@ pub mod inventory;
 pub mod judging;
 pub mod keys;
 pub mod ledger;
+mod levels;
 pub mod live;
 pub mod log_stream;
 pub mod log_tail;

@@ -9,6 +9,7 @@ use arc_swap::ArcSwapOption;
 
 use crate::git::base::BaseTodo;
 use crate::git::{OpenError, Repository};
+use crate::metrics::git::{self as git_metric, Cache, LibraryOp};
 use crate::model::ids::{Oid, RepoName, Slug, TodoKey};
 use crate::model::prepare;
 use crate::model::problem::{Problem, ProblemCode};
@@ -149,13 +150,15 @@ impl Repo {
             Problem::new(ProblemCode::RepositoryUnusable, format!("repository {}: {error}", self.name()))
         })?;
         if let Some(base) = self.base.load_full().filter(|base| base.oid == oid) {
+            git_metric::cache_asked(Cache::Base, true);
             return Ok(base);
         }
+        git_metric::cache_asked(Cache::Base, false);
         let _one = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(base) = self.base.load_full().filter(|base| base.oid == oid) {
             return Ok(base);
         }
-        let base = Arc::new(read_base(&git, oid)?);
+        let base = Arc::new(git_metric::timed(LibraryOp::ReadBase, || read_base(&git, oid))?);
         self.base.store(Some(base.clone()));
         Ok(base)
     }

@@ -23,6 +23,7 @@ use super::runs::{Entered, Purpose, RunHandle, RunView, StopCause};
 use super::slug::{SlugArgs, SlugMsg, WorkCall};
 use super::timing;
 use crate::git::{Change, Repository};
+use crate::metrics::lanes as lane_metric;
 use crate::metrics::phases as metric;
 use crate::model::claim::Claim;
 use crate::model::operation::{Operation, OperationKind, OperationState};
@@ -223,7 +224,7 @@ impl Run {
         let exclusion = exclusion::acquire(&self.args.repo, slug, EXCLUSION_LIMIT, &stop, locks, &who).await?;
         self.exclusion = Some(exclusion);
         self.lock_wait = waiting.elapsed();
-        metric::queue_waited(self.call.accepted.elapsed());
+        lane_metric::queue_waited(self.call.asker.lane.as_str(), self.call.accepted.elapsed());
         self.operation.state = OperationState::Running;
         self.operation.started_at = Some(self.args.context.clock.now());
         self.publish();

@@ -109,7 +109,7 @@ impl Handle {
             criteria,
             run_locks_count: run_locks.len(),
             run_locks,
-            queue: context.readiness.queue(),
+            queue: context.readiness.queue().view,
             lanes: self.lanes(),
             incidents: context.readiness.incidents(),
             lag_ms: context.pulse.lag_view(),

@@ -7,6 +7,7 @@ use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::Path;
 
 use super::{GitError, Repository, id_of, oid_of};
+use crate::metrics::git::{self as metric, Cache, LibraryOp};
 use crate::model::ids::Oid;
 use crate::model::time::Timestamp;
 use crate::model::worktree::{CommitView, Distance, MergedBy, Upstream};
@@ -32,7 +33,6 @@ struct Node {
 }
 
 /// What is remembered. Everything here is true for ever, since ids are of contents.
-#[derive(Default)]
 pub(super) struct Remembered {
     nodes: HashMap<git2::Oid, Node>,
     views: Bounded<git2::Oid, CommitView>,
@@ -40,25 +40,39 @@ pub(super) struct Remembered {
     contained: Bounded<(git2::Oid, git2::Oid), bool>,
 }
 
-/// A map that forgets everything once it is full: cheap, and what is still wanted is soon there again.
-struct Bounded<K, V>(HashMap<K, V>);
-
-impl<K, V> Default for Bounded<K, V> {
+impl Default for Remembered {
     fn default() -> Self {
-        Self(HashMap::new())
+        Self {
+            nodes: HashMap::new(),
+            views: Bounded::new(Cache::Commits),
+            distances: Bounded::new(Cache::Distances),
+            contained: Bounded::new(Cache::Contained),
+        }
     }
 }
 
+/// A map that forgets everything once it is full: cheap, and what is still wanted is soon there again.
+struct Bounded<K, V> {
+    cache: Cache,
+    answers: HashMap<K, V>,
+}
+
 impl<K: Eq + Hash, V: Clone> Bounded<K, V> {
+    fn new(cache: Cache) -> Self {
+        Self { cache, answers: HashMap::new() }
+    }
+
     fn get(&self, key: &K) -> Option<V> {
-        self.0.get(key).cloned()
+        let answer = self.answers.get(key).cloned();
+        metric::cache_asked(self.cache, answer.is_some());
+        answer
     }
 
     fn put(&mut self, key: K, value: V) {
-        if self.0.len() >= ANSWERS_MAX {
-            self.0.clear();
+        if self.answers.len() >= ANSWERS_MAX {
+            self.answers.clear();
         }
-        self.0.insert(key, value);
+        self.answers.insert(key, value);
     }
 }
 
@@ -88,7 +102,8 @@ impl Repository {
         if let Some(distance) = self.remembered().distances.get(&pair) {
             return Ok(Some(distance));
         }
-        let distance = self.walk(pair.0, pair.1, |_| {}).map_err(fault())?;
+        let walk = || self.walk(pair.0, pair.1, |_| {});
+        let distance = metric::timed(LibraryOp::WalkHistory, walk).map_err(fault())?;
         if let Some(distance) = distance {
             self.remembered().distances.put(pair, distance);
         }
@@ -100,7 +115,8 @@ impl Repository {
         let fault = || GitError::library(format!("the histories of {here} and {there}"));
         let pair = id_of(here).and_then(|here| Ok((here, id_of(there)?))).map_err(fault())?;
         let mut ids = Vec::new();
-        self.walk(pair.0, pair.1, |only_here| ids = only_here).map_err(fault())?;
+        let walk = || self.walk(pair.0, pair.1, |only_here| ids = only_here);
+        metric::timed(LibraryOp::WalkHistory, walk).map_err(fault())?;
         ids.truncate(limit);
         let library = self.library();
         ids.into_iter().map(|id| view_of(&library, id).map_err(fault())).collect()

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::Repository;
+use crate::metrics::git::{self as metric, StaleLock};
 
 /// git holds its locks for milliseconds, long rebases of an index for seconds. A minute is beyond both.
 const STALE_AFTER: Duration = Duration::from_secs(60);
@@ -17,8 +18,10 @@ pub(super) fn clear_stale(repo: &Repository, cwd: &Path, complaint: &str) {
     let Some(lock) = named_lock(complaint).filter(|lock| lock.starts_with(repo.common_dir())) else { return };
     if is_nobodys(&lock, cwd) {
         let removed = fs::remove_file(&lock);
+        metric::stale_lock(if removed.is_ok() { StaleLock::Removed } else { StaleLock::Left });
         tracing::warn!(lock = %lock.display(), removed = removed.is_ok(), "a stale git lock that is nobody's");
     } else {
+        metric::stale_lock(StaleLock::Left);
         tracing::info!(lock = %lock.display(), "a git lock is held or cannot be proven stale; it is left");
     }
 }

@@ -1,6 +1,6 @@
 //! Repositories, refs, worktrees and syncing. `git2` types and knowledge of git's files stop at this door.
 //!
-//! May know `model`. Starts no process itself: git command lines go out through [`Exec`]. Reading order: `repository`
+//! May know `model` and `metrics`. Starts no process itself: git command lines go out through [`Exec`]. Reading order: `repository`
 //! (opening), `stamp`, `refs` and `place` (the cheap look, by
 //! stats and small reads), `base` (what a base commit says), `status`, `registry`, `history`, `index`, `scan` and
 //! `porcelain` (what is shown of worktrees), `watch` (being told what changes),

@@ -11,6 +11,7 @@ use super::refs::PackedRefs;
 use super::scan::ScanRules;
 use super::stamp::Witness;
 use super::{GitError, oid_of};
+use crate::metrics::git::{self as metric, LibraryOp};
 use crate::model::ids::{Oid, RepoName};
 
 /// Branches named in an error as examples.
@@ -241,7 +242,8 @@ impl Repository {
             let diff = library.diff_tree_to_index(Some(&base.tree()?), Some(&merged), None)?;
             Ok(diff.deltas().len() == 0)
         };
-        brings_nothing().map_err(GitError::library(format!("merging {head} into {base} in memory")))
+        let tried = metric::timed(LibraryOp::MergeTrial, brings_nothing);
+        tried.map_err(GitError::library(format!("merging {head} into {base} in memory")))
     }
 }
 

@@ -8,6 +8,7 @@ use std::path::Path;
 use git2::{Status, StatusOptions};
 
 use super::{GitError, Repository};
+use crate::metrics::git::{self as metric, LibraryOp};
 
 /// How a path differs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,7 +40,8 @@ impl Repository {
             .include_ignored(false)
             .update_index(false)
             .no_refresh(false);
-        let statuses = repo.statuses(Some(&mut options)).map_err(fault())?;
+        let look = || repo.statuses(Some(&mut options));
+        let statuses = metric::timed(LibraryOp::LocalChanges, look).map_err(fault())?;
         let change = |entry: git2::StatusEntry<'_>| {
             let kind = if entry.status() == Status::WT_NEW { ChangeKind::Untracked } else { ChangeKind::Tracked };
             Change { path: String::from_utf8_lossy(entry.path_bytes()).into_owned(), kind }

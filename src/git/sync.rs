@@ -11,6 +11,7 @@ use super::command::{Exec, GitError, run};
 use super::place::Place;
 use super::repository::Repository;
 use super::{id_of, oid_of};
+use crate::metrics::git::{self as metric, LibraryOp};
 use crate::model::ids::{Oid, Slug};
 use crate::model::repo_config::SyncMode;
 
@@ -154,7 +155,8 @@ fn foresee(
     if !forward && mode == SyncMode::Merge {
         let (ours, theirs) =
             (library.find_commit(ours).map_err(fault())?, library.find_commit(theirs).map_err(fault())?);
-        let merged = library.merge_commits(&ours, &theirs, None).map_err(fault())?;
+        let merge = || library.merge_commits(&ours, &theirs, None);
+        let merged = metric::timed(LibraryOp::MergeTrial, merge).map_err(fault())?;
         if merged.has_conflicts() {
             return Ok(Some(SyncOutcome::Conflict { files: conflicts(&merged) }));
         }

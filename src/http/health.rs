@@ -14,6 +14,7 @@ use crate::metrics;
 use crate::model::problem::{Problem, ProblemCode};
 
 pub(super) fn routes(handle: Handle) -> Routes {
+    let shown = handle.clone();
     let live = warp::path!("livez").and(warp::get()).map(|| raw(StatusCode::OK, "text/plain; charset=utf-8", "ok\n"));
     let query = warp::query::raw().or(warp::any().map(String::new)).unify();
     let ready = warp::path!("readyz")
@@ -22,7 +23,7 @@ pub(super) fn routes(handle: Handle) -> Routes {
         .and(warp::get())
         .and(query)
         .map(move |query: String| ready(&handle, &query));
-    let metrics = warp::path!("metrics").and(warp::get()).then(metrics_page);
+    let metrics = warp::path!("metrics").and(warp::get()).then(move || metrics_page(shown.clone()));
     live.or(ready).unify().or(metrics).unify().boxed()
 }
 
@@ -44,8 +45,12 @@ fn ready(handle: &Handle, query: &str) -> Response {
     render(&Problem::new(ProblemCode::Draining, format!("not ready: {}", failed.join("; "))))
 }
 
-async fn metrics_page() -> Response {
-    match tokio::task::spawn_blocking(metrics::render).await {
+async fn metrics_page(handle: Handle) -> Response {
+    let made = tokio::task::spawn_blocking(move || {
+        handle.take_levels();
+        metrics::render()
+    });
+    match made.await {
         Ok(text) => raw(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text),
         Err(error) => render(&Problem::new(ProblemCode::Internal, format!("metrics could not be rendered: {error}"))),
     }

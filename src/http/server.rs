@@ -242,6 +242,8 @@ where
 async fn answer(shared: &Shared, peer: Peer, request: Request<Incoming>) -> Response {
     let begun = Instant::now();
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let counted = metric::Method::named(method.as_str());
+    let _answering = metric::request_started(counted);
     let mut response = match admit(shared, peer, request).await {
         Ok(request) => route(shared, request, &method, &path).await,
         Err(problem) => render(&problem),
@@ -251,7 +253,7 @@ async fn answer(shared: &Shared, peer: Peer, request: Request<Incoming>) -> Resp
     headers.insert(HeaderName::from_static("cross-origin-resource-policy"), HeaderValue::from_static("same-origin"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     if let Some(route) = template(&path).filter(|route| !route.ends_with("/log") && *route != "/events") {
-        metric::request_finished(method_name(&method), route, response.status().as_u16(), begun.elapsed());
+        metric::request_finished(counted, route, response.status().as_u16(), begun.elapsed());
     }
     response
 }
@@ -346,15 +348,4 @@ fn is_traceparent(text: &str) -> bool {
         part.len() == length && part.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
     };
     matches!(parts.as_slice(), ["00", trace, span, flags] if hex(trace, 32) && hex(span, 16) && hex(flags, 2) && trace.bytes().any(|byte| byte != b'0') && span.bytes().any(|byte| byte != b'0'))
-}
-
-fn method_name(method: &Method) -> &'static str {
-    match method.as_str() {
-        "GET" => "GET",
-        "POST" => "POST",
-        "PUT" => "PUT",
-        "DELETE" => "DELETE",
-        "HEAD" => "HEAD",
-        _ => "other",
-    }
 }

@@ -1,7 +1,6 @@
 //! Actors: mailboxes, restarts.
 
 use std::sync::LazyLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram};
@@ -9,6 +8,13 @@ use metrics::{Counter, Gauge, Histogram};
 use super::table::{self, labels};
 use super::{Kind, LAG_BUCKETS, Metric, WAIT_BUCKETS};
 
+const ACTORS: Metric = Metric {
+    name: "slugline_actors",
+    kind: Kind::Gauge,
+    labels: "kind,state",
+    help: "Actors, by what they are doing; parked ones were given up.",
+    buckets: &[],
+};
 const RESTARTS: Metric = Metric {
     name: "slugline_actor_restarts_total",
     kind: Kind::Counter,
@@ -34,7 +40,7 @@ const MAILBOX_MAX: Metric = Metric {
     name: "slugline_actor_mailbox_max_messages",
     kind: Kind::Gauge,
     labels: "kind",
-    help: "The most messages that ever waited in one mailbox of a kind.",
+    help: "Messages waiting in the fullest mailbox of a kind.",
     buckets: &[],
 };
 const WAIT: Metric = Metric {
@@ -59,7 +65,7 @@ const DROPPED: Metric = Metric {
     buckets: &[],
 };
 
-pub(super) const ALL: &[Metric] = &[RESTARTS, MELTDOWNS, MAILBOX, MAILBOX_MAX, WAIT, HANDLE, DROPPED];
+pub(super) const ALL: &[Metric] = &[ACTORS, RESTARTS, MELTDOWNS, MAILBOX, MAILBOX_MAX, WAIT, HANDLE, DROPPED];
 
 labels! {
     /// What kind of actor.
@@ -89,6 +95,19 @@ labels! {
     }
 }
 labels! {
+    /// What an actor is doing.
+    ActorState {
+        /// It is being started, or started again.
+        Starting = "starting",
+        /// It waits for messages.
+        Idle = "idle",
+        /// It handles one.
+        Busy = "busy",
+        /// It was given up.
+        Parked = "parked",
+    }
+}
+labels! {
     /// Why an actor was restarted.
     RestartReason {
         /// A handler panicked.
@@ -112,10 +131,11 @@ labels! {
 }
 
 struct Tables {
+    actors: Vec<Vec<Gauge>>,
     restarts: Vec<Vec<Counter>>,
     meltdowns: Vec<Counter>,
     mailbox: Vec<Gauge>,
-    mailbox_max: Vec<(Gauge, AtomicUsize)>,
+    mailbox_max: Vec<Gauge>,
     wait: Vec<Histogram>,
     handle: Vec<Histogram>,
     dropped: Vec<Vec<Counter>>,
@@ -124,6 +144,9 @@ struct Tables {
 static TABLES: LazyLock<Tables> = LazyLock::new(|| {
     let kinds = || ActorKind::ALL.iter().map(|kind| kind.as_str());
     Tables {
+        actors: kinds()
+            .map(|kind| ActorState::ALL.iter().map(|state| table::gauge(&ACTORS, &[kind, state.as_str()])).collect())
+            .collect(),
         restarts: kinds()
             .map(|kind| {
                 RestartReason::ALL.iter().map(|reason| table::counter(&RESTARTS, &[kind, reason.as_str()])).collect()
@@ -131,7 +154,7 @@ static TABLES: LazyLock<Tables> = LazyLock::new(|| {
             .collect(),
         meltdowns: kinds().map(|kind| table::counter(&MELTDOWNS, &[kind])).collect(),
         mailbox: kinds().map(|kind| table::gauge(&MAILBOX, &[kind])).collect(),
-        mailbox_max: kinds().map(|kind| (table::gauge(&MAILBOX_MAX, &[kind]), AtomicUsize::new(0))).collect(),
+        mailbox_max: kinds().map(|kind| table::gauge(&MAILBOX_MAX, &[kind])).collect(),
         wait: kinds().map(|kind| table::histogram(&WAIT, &[kind])).collect(),
         handle: kinds().map(|kind| table::histogram(&HANDLE, &[kind])).collect(),
         dropped: kinds()
@@ -156,18 +179,22 @@ pub fn actor_meltdown(kind: ActorKind) {
     TABLES.meltdowns[kind as usize].increment(1);
 }
 
-/// A message came into a mailbox (`1`) or left it (`-1`).
-pub fn mailbox_changed(kind: ActorKind, by: i8) {
-    TABLES.mailbox[kind as usize].increment(f64::from(by));
-}
-
-/// A mailbox holds more messages than ever before.
-pub fn mailbox_max(kind: ActorKind, waiting: usize) {
-    let (gauge, most) = &TABLES.mailbox_max[kind as usize];
-    if most.fetch_max(waiting, Ordering::Relaxed) < waiting {
-        #[expect(clippy::cast_precision_loss, reason = "a mailbox holds thousands at most")]
-        gauge.set(waiting as f64);
+/// What every actor is doing, and how many messages wait for it.
+#[expect(clippy::cast_precision_loss, reason = "thousands at most")]
+pub fn actors_are(all: impl Iterator<Item = (ActorKind, ActorState, usize)>) {
+    let mut counts = [[0.0_f64; ActorState::ALL.len()]; ActorKind::ALL.len()];
+    let mut sums = [0.0_f64; ActorKind::ALL.len()];
+    let mut most = sums;
+    for (kind, state, waiting) in all {
+        counts[kind as usize][state as usize] += 1.0;
+        sums[kind as usize] += waiting as f64;
+        most[kind as usize] = most[kind as usize].max(waiting as f64);
     }
+    for (gauges, counts) in TABLES.actors.iter().zip(counts) {
+        gauges.iter().zip(counts).for_each(|(gauge, count)| gauge.set(count));
+    }
+    TABLES.mailbox.iter().zip(sums).for_each(|(gauge, sum)| gauge.set(sum));
+    TABLES.mailbox_max.iter().zip(most).for_each(|(gauge, most)| gauge.set(most));
 }
 
 /// A message was opened after waiting so long.

@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use metrics::{Counter, Gauge};
+use metrics::{Counter, Gauge, Histogram};
 
 use super::table::{self, labels};
 use super::{Kind, Metric};
@@ -10,13 +10,20 @@ use crate::model::desk::Change;
 use crate::model::event::EventKind;
 use crate::model::failure::FailureSource;
 use crate::model::lane::Gate;
-use crate::model::todo::How;
+use crate::model::todo::{Ending, How, Stage};
 
-const CLAIMS: Metric = Metric {
-    name: "slugline_claims_total",
-    kind: Kind::Counter,
-    labels: "result",
-    help: "Requests for a claim, by what came of them.",
+const WORK_ITEMS: Metric = Metric {
+    name: "slugline_work_items",
+    kind: Kind::Gauge,
+    labels: "state",
+    help: "Todos of the repositories whose base was read, by stage.",
+    buckets: &[],
+};
+const OLDEST_READY: Metric = Metric {
+    name: "slugline_work_oldest_ready_timestamp_seconds",
+    kind: Kind::Gauge,
+    labels: "",
+    help: "Since when the oldest todo that could be claimed has been seen to wait, in seconds since 1970; 0 when none waits.",
     buckets: &[],
 };
 const ACTIVE: Metric = Metric {
@@ -26,12 +33,12 @@ const ACTIVE: Metric = Metric {
     help: "Claims that have not ended.",
     buckets: &[],
 };
-const ENDED: Metric = Metric {
-    name: "slugline_claims_ended_total",
-    kind: Kind::Counter,
+const HOLD: Metric = Metric {
+    name: "slugline_claim_hold_seconds",
+    kind: Kind::Histogram,
     labels: "outcome",
-    help: "Claims that ended, by how.",
-    buckets: &[],
+    help: "Time from the grant of a claim to its end, by how it ended.",
+    buckets: HOLD_BUCKETS,
 };
 const RENEWALS: Metric = Metric {
     name: "slugline_lease_renewals_total",
@@ -68,6 +75,13 @@ const FAILURES: Metric = Metric {
     help: "Failures noted, by where they were seen.",
     buckets: &[],
 };
+const BREAKERS: Metric = Metric {
+    name: "slugline_breakers",
+    kind: Kind::Gauge,
+    labels: "scope,state",
+    help: "Lanes that are open (closed), opening again (half_open) or paused (open), in the words of circuit breakers.",
+    buckets: &[],
+};
 const TRANSITIONS: Metric = Metric {
     name: "slugline_breaker_transitions_total",
     kind: Kind::Counter,
@@ -77,25 +91,15 @@ const TRANSITIONS: Metric = Metric {
 };
 
 pub(super) const ALL: &[Metric] =
-    &[CLAIMS, ACTIVE, ENDED, RENEWALS, EXPIRATIONS, FENCED, PARKED, FAILURES, TRANSITIONS];
+    &[WORK_ITEMS, OLDEST_READY, ACTIVE, HOLD, RENEWALS, EXPIRATIONS, FENCED, PARKED, FAILURES, BREAKERS, TRANSITIONS];
 
-labels! {
-    /// What came of a request for a claim.
-    ClaimResult {
-        /// It was granted, or held already.
-        Granted = "granted",
-        /// Nothing could be offered.
-        Empty = "empty",
-        /// Another worker holds it.
-        Conflict = "conflict",
-        /// The lane is paused or opening again.
-        BreakerOpen = "breaker_open",
-        /// The lane has as many claims as it may have.
-        LaneFull = "lane_full",
-        /// The todo cannot be given to this worker now.
-        Invalid = "invalid",
-    }
-}
+/// Buckets of claims, in seconds: from a minute to a day.
+const HOLD_BUCKETS: &[f64] = &[
+    60.0, 120.0, 300.0, 600.0, 900.0, 1_800.0, 2_700.0, 3_600.0, 5_400.0, 7_200.0, 14_400.0, 28_800.0, 43_200.0,
+    86_400.0,
+];
+/// The words of breakers for lanes that are open, open again step by step, and are paused.
+const GATES: [&str; 3] = ["closed", "half_open", "open"];
 
 labels! {
     /// What came of a heartbeat.
@@ -120,37 +124,60 @@ labels! {
 }
 
 struct Held {
-    claims: Vec<Counter>,
+    work_items: Vec<Gauge>,
+    oldest_ready: Gauge,
     active: Gauge,
-    ended: Vec<Counter>,
+    hold: Vec<Histogram>,
     renewals: Vec<Counter>,
     expirations: Counter,
     fenced: Vec<Counter>,
     parked: Counter,
     failures: Vec<Counter>,
-    /// closed, half_open, open: the words of breakers for open, probing and paused lanes.
+    breakers: [Gauge; 3],
     transitions: [Counter; 3],
 }
 
 static HELD: LazyLock<Held> = LazyLock::new(|| Held {
-    claims: ClaimResult::ALL.iter().map(|result| table::counter(&CLAIMS, &[result.as_str()])).collect(),
+    work_items: Stage::ALL.iter().map(|stage| table::gauge(&WORK_ITEMS, &[stage.as_str()])).collect(),
+    oldest_ready: table::gauge(&OLDEST_READY, &[]),
     active: table::gauge(&ACTIVE, &[]),
-    ended: How::ALL.iter().map(|how| table::counter(&ENDED, &[how.as_str()])).collect(),
+    hold: How::ALL.iter().map(|how| table::histogram(&HOLD, &[how.as_str()])).collect(),
     renewals: RenewalResult::ALL.iter().map(|result| table::counter(&RENEWALS, &[result.as_str()])).collect(),
     expirations: table::counter(&EXPIRATIONS, &[]),
     fenced: FencedOp::ALL.iter().map(|op| table::counter(&FENCED, &[op.as_str()])).collect(),
     parked: table::counter(&PARKED, &[]),
     failures: FailureSource::ALL.iter().map(|source| table::counter(&FAILURES, &[source.as_str()])).collect(),
-    transitions: ["closed", "half_open", "open"].map(|to| table::counter(&TRANSITIONS, &["lane", to])),
+    breakers: GATES.map(|state| table::gauge(&BREAKERS, &["lane", state])),
+    transitions: GATES.map(|to| table::counter(&TRANSITIONS, &["lane", to])),
 });
 
 pub(super) fn create() {
     LazyLock::force(&HELD);
 }
 
-/// A request for a claim was decided.
-pub fn claimed(result: ClaimResult) {
-    HELD.claims[result as usize].increment(1);
+/// Todos by stage, and since when the oldest that could be claimed waits, in seconds since 1970.
+#[expect(clippy::cast_precision_loss, reason = "a number of todos")]
+pub fn work_is(stages: &[usize; Stage::ALL.len()], oldest_ready_seconds: Option<f64>) {
+    for (gauge, count) in HELD.work_items.iter().zip(stages) {
+        gauge.set(*count as f64);
+    }
+    HELD.oldest_ready.set(oldest_ready_seconds.unwrap_or(0.0));
+}
+
+/// The gates of all lanes.
+pub fn breakers_are<'a>(gates: impl Iterator<Item = &'a Gate>) {
+    let mut counts = [0.0; 3];
+    gates.for_each(|gate| counts[position(gate)] += 1.0);
+    HELD.breakers.iter().zip(counts).for_each(|(gauge, count)| gauge.set(count));
+}
+
+/// Where a gate stands in [`GATES`].
+const fn position(gate: &Gate) -> usize {
+    match gate {
+        Gate::Open => 0,
+        Gate::Probing { .. } => 1,
+        Gate::Paused(_) => 2,
+    }
 }
 
 /// A heartbeat was decided.
@@ -174,6 +201,12 @@ pub fn claims_are(count: usize) {
     HELD.active.set(count as f64);
 }
 
+#[expect(clippy::cast_precision_loss, reason = "milliseconds of a claim")]
+fn held_seconds(ending: &Ending) -> f64 {
+    let granted = ending.granted_at.unwrap_or(ending.at);
+    ending.at.as_ms().saturating_sub(granted.as_ms()).max(0) as f64 / 1_000.0
+}
+
 /// What was decided, told from what is written of it.
 pub fn observe(changes: &[Change]) {
     for change in changes {
@@ -185,7 +218,7 @@ pub fn observe(changes: &[Change]) {
                         EventKind::ClaimExpired | EventKind::ClaimReleased => {
                             HELD.active.decrement(1.0);
                             if let Some(ending) = state.endings.last() {
-                                HELD.ended[ending.how as usize].increment(1);
+                                HELD.hold[ending.how as usize].record(held_seconds(ending));
                             }
                         }
                         _ => {}
@@ -193,12 +226,7 @@ pub fn observe(changes: &[Change]) {
                 }
             }
             Change::Lane { state, event: Some(_) } => {
-                let to = match state.gate {
-                    Gate::Open => 0,
-                    Gate::Probing { .. } => 1,
-                    Gate::Paused(_) => 2,
-                };
-                HELD.transitions[to].increment(1);
+                HELD.transitions[position(&state.gate)].increment(1);
             }
             Change::Failed(failure) => HELD.failures[failure.source as usize].increment(1),
             Change::Parked { .. } => HELD.parked.increment(1),

@@ -15,6 +15,13 @@ const REQUESTS: Metric = Metric {
     help: "Time from a request's head to its answer being ready; streams are left out.",
     buckets: HTTP_BUCKETS,
 };
+const ACTIVE: Metric = Metric {
+    name: "http_server_active_requests",
+    kind: Kind::Gauge,
+    labels: "http_request_method",
+    help: "Requests that are being answered; streams until they end their head.",
+    buckets: &[],
+};
 const CONNECTIONS: Metric = Metric {
     name: "slugline_http_connections",
     kind: Kind::Gauge,
@@ -30,7 +37,7 @@ const REJECTED: Metric = Metric {
     buckets: &[],
 };
 
-pub(super) const ALL: &[Metric] = &[REQUESTS, CONNECTIONS, REJECTED];
+pub(super) const ALL: &[Metric] = &[REQUESTS, ACTIVE, CONNECTIONS, REJECTED];
 
 labels! {
     /// Why something was turned away.
@@ -50,18 +57,63 @@ labels! {
     }
 }
 
+labels! {
+    /// Methods; whatever else comes is one.
+    Method {
+        /// Read.
+        Get = "GET",
+        /// Do.
+        Post = "POST",
+        /// Set.
+        Put = "PUT",
+        /// Remove.
+        Delete = "DELETE",
+        /// Read the head.
+        Head = "HEAD",
+        /// Any other.
+        Other = "other",
+    }
+}
+
+impl Method {
+    /// The method of this name.
+    #[must_use]
+    pub fn named(name: &str) -> Self {
+        Self::ALL.iter().copied().find(|method| method.as_str() == name).unwrap_or(Self::Other)
+    }
+}
+
+static ANSWERING: LazyLock<Vec<Gauge>> =
+    LazyLock::new(|| Method::ALL.iter().map(|method| table::gauge(&ACTIVE, &[method.as_str()])).collect());
 static REJECTIONS: LazyLock<Vec<Counter>> =
     LazyLock::new(|| RejectReason::ALL.iter().map(|reason| table::counter(&REJECTED, &[reason.as_str()])).collect());
 static OPEN: LazyLock<Gauge> = LazyLock::new(|| table::gauge(&CONNECTIONS, &[]));
 
 pub(super) fn create() {
+    LazyLock::force(&ANSWERING);
     LazyLock::force(&REJECTIONS);
     LazyLock::force(&OPEN);
 }
 
+/// A request that is being answered, until this is dropped.
+pub struct Answering(Method);
+
+/// A request begins to be answered.
+#[must_use]
+pub fn request_started(method: Method) -> Answering {
+    ANSWERING[method as usize].increment(1.0);
+    Answering(method)
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        ANSWERING[self.0 as usize].decrement(1.0);
+    }
+}
+
 /// A request was answered. Route and method come from the route table, the status from the answer.
-pub fn request_finished(method: &'static str, route: &'static str, status: u16, took: Duration) {
-    metrics::histogram!(REQUESTS.name, "http_request_method" => method, "http_route" => route, "http_response_status_code" => status_text(status)).record(took.as_secs_f64());
+pub fn request_finished(method: Method, route: &'static str, status: u16, took: Duration) {
+    metrics::histogram!(REQUESTS.name, "http_request_method" => method.as_str(), "http_route" => route, "http_response_status_code" => status_text(status)).record(took.as_secs_f64());
 }
 
 /// Statuses we give, as text that lives for ever.

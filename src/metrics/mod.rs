@@ -10,10 +10,12 @@ pub mod events;
 pub mod git;
 pub mod http;
 pub mod inventory;
+pub mod lanes;
 pub mod phases;
 pub mod process;
 pub mod runtime;
 pub mod store;
+pub mod system;
 mod table;
 
 use std::sync::OnceLock;
@@ -26,10 +28,24 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 pub enum Kind {
     /// Only rises.
     Counter,
+    /// Only rises, in seconds with their fractions. The exporter's counters are whole numbers, so it is kept as a gauge
+    /// and told as the counter it is.
+    Seconds,
     /// Goes up and down.
     Gauge,
     /// Counts observations in buckets.
     Histogram,
+}
+
+impl Kind {
+    /// The word of Prometheus' text format.
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Counter | Self::Seconds => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        }
+    }
 }
 
 /// One metric, as declared.
@@ -62,22 +78,36 @@ const STORE_BUCKETS: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05,
 const BUILD_INFO: Metric = Metric {
     name: "slugline_build_info",
     kind: Kind::Gauge,
-    labels: "version,storage",
+    labels: "version,revision,storage",
     help: "Always 1; the labels say what is running.",
+    buckets: &[],
+};
+
+const LOG_MESSAGES: Metric = Metric {
+    name: "slugline_log_messages_total",
+    kind: Kind::Counter,
+    labels: "level",
+    help: "Lines that were logged, by level.",
     buckets: &[],
 };
 
 /// How often the exporter folds what was recorded into its buckets; without it every observation stays in memory.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 
+/// Levels of the log, from the loudest; in the order of `tracing`'s.
+const LOG_LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
+
+static LOGGED: OnceLock<[metrics::Counter; 5]> = OnceLock::new();
 static HANDLE: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
 
 /// Every metric there is, in the order of the reference page.
 #[must_use]
 pub fn all() -> Vec<Metric> {
     [
-        &[BUILD_INFO][..],
+        &[BUILD_INFO, LOG_MESSAGES][..],
+        system::ALL,
         phases::ALL,
+        lanes::ALL,
         claims::ALL,
         git::ALL,
         inventory::ALL,
@@ -107,9 +137,12 @@ pub fn install() {
             return None;
         }
         all.iter().for_each(describe);
-        metrics::gauge!(BUILD_INFO.name, "version" => env!("CARGO_PKG_VERSION"), "storage" => "sqlite").set(1.0);
+        table::gauge(&BUILD_INFO, &[env!("CARGO_PKG_VERSION"), env!("BUILD_REVISION"), "sqlite"]).set(1.0);
+        LOGGED.get_or_init(|| LOG_LEVELS.map(|level| table::counter(&LOG_MESSAGES, &[level])));
         for create in [
+            system::create,
             phases::create,
+            lanes::create,
             claims::create,
             git::create,
             inventory::create,
@@ -139,15 +172,27 @@ pub fn install() {
 fn describe(metric: &Metric) {
     match metric.kind {
         Kind::Counter => metrics::describe_counter!(metric.name, metric.help),
-        Kind::Gauge => metrics::describe_gauge!(metric.name, metric.help),
+        Kind::Gauge | Kind::Seconds => metrics::describe_gauge!(metric.name, metric.help),
         Kind::Histogram => metrics::describe_histogram!(metric.name, metric.help),
     }
+}
+
+/// A line was logged. Costs nothing before [`install`].
+pub fn logged(level: tracing::Level) {
+    let Some(counters) = LOGGED.get() else { return };
+    let at = LOG_LEVELS.iter().position(|known| known.eq_ignore_ascii_case(level.as_str())).unwrap_or(0);
+    counters[at].increment(1);
 }
 
 /// Everything in Prometheus' text format. Takes milliseconds with many series: not on a runtime thread.
 #[must_use]
 pub fn render() -> String {
-    HANDLE.get().and_then(Option::as_ref).map_or_else(String::new, PrometheusHandle::render)
+    let Some(handle) = HANDLE.get().and_then(Option::as_ref) else { return String::new() };
+    system::take();
+    let kept_as_gauges = all().into_iter().filter(|metric| metric.kind == Kind::Seconds);
+    kept_as_gauges.fold(handle.render(), |text, Metric { name, kind, .. }| {
+        text.replacen(&format!("# TYPE {name} gauge\n"), &format!("# TYPE {name} {}\n", kind.word()), 1)
+    })
 }
 
 #[cfg(test)]
@@ -156,10 +201,10 @@ mod tests {
 
     /// The reference page, generated from the declarations.
     fn reference() -> String {
-        let mut page = "# Metrics\n\nGenerated from the code; every series exists at zero from the start; those of HTTP requests from the first such request.\n\n| metric | type | labels | meaning |\n|---|---|---|---|\n".to_owned();
+        let mut page = "# Metrics\n\nGenerated from the code. Every series exists at zero from the start; those of HTTP requests from the first such\nrequest, those of a lane from the first word about it. At most sixteen lanes are told apart; the others are `other`.\n\n| metric | type | labels | meaning |\n|---|---|---|---|\n".to_owned();
         for metric in all() {
             let labels = if metric.labels.is_empty() { "–".to_owned() } else { metric.labels.replace(',', ", ") };
-            let kind = format!("{:?}", metric.kind).to_lowercase();
+            let kind = metric.kind.word();
             page.push_str(&format!("| `{}` | {kind} | {labels} | {} |\n", metric.name, metric.help));
         }
         page
@@ -181,10 +226,12 @@ mod tests {
         let text = render();
         for metric in all() {
             let is_seen = |word: &str| text.contains(&format!("# {word} {} ", metric.name));
-            // HTTP series have a status, so they appear with the first answer that has it.
-            let rendered = metric.name.starts_with("http_server_") || is_seen("HELP") && is_seen("TYPE");
+            // A status is known with the first answer that has it, a lane with the first word about it.
+            let rendered = metric.name.starts_with("http_server_request_")
+                || lanes::ALL.contains(&metric)
+                || is_seen("HELP") && text.contains(&format!("# TYPE {} {}\n", metric.name, metric.kind.word()));
             assert!(rendered, "{} has no help or type", metric.name);
-            assert_eq!(metric.kind == Kind::Counter, metric.name.ends_with("_total"), "{}", metric.name);
+            assert_eq!(metric.kind.word() == "counter", metric.name.ends_with("_total"), "{}", metric.name);
             assert_eq!(metric.kind == Kind::Histogram, !metric.buckets.is_empty(), "{}", metric.name);
         }
         let series = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).count();

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use metrics::{Counter, Gauge, Histogram};
 
 use super::table::{self, labels};
-use super::{Kind, Metric, PHASE_BUCKETS, WAIT_BUCKETS};
+use super::{Kind, Metric, PHASE_BUCKETS};
 use crate::model::phase::{Decision, Outcome, Phase, Reason};
 
 const DURATION: Metric = Metric {
@@ -44,12 +44,12 @@ const RUN: Metric = Metric {
     help: "Time from accepting a work call to its answer being ready; cold when something had to run.",
     buckets: PHASE_BUCKETS,
 };
-const QUEUE_WAIT: Metric = Metric {
-    name: "slugline_queue_wait_seconds",
-    kind: Kind::Histogram,
-    labels: "",
-    help: "Time a run waited from the call to having its worktree.",
-    buckets: WAIT_BUCKETS,
+const WAITERS: Metric = Metric {
+    name: "slugline_singleflight_waiters",
+    kind: Kind::Gauge,
+    labels: "op",
+    help: "Work calls that wait for a run now.",
+    buckets: &[],
 };
 const FLIGHT: Metric = Metric {
     name: "slugline_singleflight_calls_total",
@@ -59,7 +59,7 @@ const FLIGHT: Metric = Metric {
     buckets: &[],
 };
 
-pub(super) const ALL: &[Metric] = &[RUN, DURATION, DECISIONS, ACTIVE, LAST_SUCCESS, QUEUE_WAIT, FLIGHT];
+pub(super) const ALL: &[Metric] = &[RUN, DURATION, DECISIONS, ACTIVE, LAST_SUCCESS, FLIGHT, WAITERS];
 
 labels! {
     /// Whether a call found everything as it should be.
@@ -86,8 +86,8 @@ struct Tables {
     active: Vec<Gauge>,
     last_success: Vec<Gauge>,
     runs: Vec<Vec<Histogram>>,
-    queue_wait: Histogram,
     flights: Vec<Counter>,
+    waiters: Gauge,
 }
 
 static TABLES: LazyLock<Tables> = LazyLock::new(|| Tables {
@@ -107,8 +107,8 @@ static TABLES: LazyLock<Tables> = LazyLock::new(|| Tables {
                 .collect()
         })
         .into(),
-    queue_wait: table::histogram(&QUEUE_WAIT, &[]),
     flights: FlightRole::ALL.iter().map(|role| table::counter(&FLIGHT, &["work", role.as_str()])).collect(),
+    waiters: table::gauge(&WAITERS, &["work"]),
 });
 
 /// One counter for every reason the phase can have, by decision and reason.
@@ -157,12 +157,23 @@ pub fn run_finished(outcome: Outcome, temperature: Temperature, took: Duration) 
     TABLES.runs[outcome as usize][temperature as usize].record(took.as_secs_f64());
 }
 
-/// A run has its worktree.
-pub fn queue_waited(waited: Duration) {
-    TABLES.queue_wait.record(waited.as_secs_f64());
-}
-
 /// A work call led a run or joined one.
 pub fn flight(role: FlightRole) {
     TABLES.flights[role as usize].increment(1);
+}
+
+/// A work call that waits for a run, until this is dropped.
+pub struct Waiter(());
+
+/// A work call begins to wait for a run.
+#[must_use]
+pub fn waits() -> Waiter {
+    TABLES.waiters.increment(1.0);
+    Waiter(())
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        TABLES.waiters.decrement(1.0);
+    }
 }

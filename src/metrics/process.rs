@@ -30,11 +30,18 @@ const KILLS: Metric = Metric {
     help: "Processes that had to be signalled to end a command.",
     buckets: &[],
 };
+const ORPHANS: Metric = Metric {
+    name: "slugline_subprocess_orphans_reaped_total",
+    kind: Kind::Counter,
+    labels: "",
+    help: "Processes that a command left behind when it ended by itself, and that were ended after it.",
+    buckets: &[],
+};
 const CPU: Metric = Metric {
     name: "slugline_subprocess_cpu_seconds_total",
-    kind: Kind::Counter,
+    kind: Kind::Seconds,
     labels: "phase",
-    help: "Processor time of commands, in whole seconds as they add up.",
+    help: "Processor time of commands.",
     buckets: &[],
 };
 const OUTPUT: Metric = Metric {
@@ -45,7 +52,15 @@ const OUTPUT: Metric = Metric {
     buckets: &[],
 };
 
-pub(super) const ALL: &[Metric] = &[RUNNING, EXITS, KILLS, CPU, OUTPUT];
+const TRUNCATED: Metric = Metric {
+    name: "slugline_subprocess_output_truncated_total",
+    kind: Kind::Counter,
+    labels: "",
+    help: "Commands that were ended because they printed more than one may.",
+    buckets: &[],
+};
+
+pub(super) const ALL: &[Metric] = &[RUNNING, EXITS, KILLS, ORPHANS, CPU, OUTPUT, TRUNCATED];
 
 labels! {
     /// How a command ended.
@@ -69,9 +84,10 @@ struct Tables {
     running: Vec<Gauge>,
     exits: Vec<Vec<Counter>>,
     kills: Counter,
-    cpu: Vec<Counter>,
-    cpu_left_ms: [std::sync::atomic::AtomicU64; 7],
+    orphans: Counter,
+    cpu: Vec<Gauge>,
     output: Counter,
+    truncated: Counter,
 }
 
 static TABLES: LazyLock<Tables> = LazyLock::new(|| Tables {
@@ -82,9 +98,10 @@ static TABLES: LazyLock<Tables> = LazyLock::new(|| Tables {
         })
         .into(),
     kills: table::counter(&KILLS, &[]),
-    cpu: Phase::ALL.map(|phase| table::counter(&CPU, &[phase.as_str()])).into(),
-    cpu_left_ms: Default::default(),
+    orphans: table::counter(&ORPHANS, &[]),
+    cpu: Phase::ALL.map(|phase| table::gauge(&CPU, &[phase.as_str()])).into(),
     output: table::counter(&OUTPUT, &[]),
+    truncated: table::counter(&TRUNCATED, &[]),
 });
 
 pub(super) fn create() {
@@ -101,18 +118,34 @@ pub fn command_ended(phase: Phase) {
     TABLES.running[phase as usize].decrement(1.0);
 }
 
-/// How a command ended, how many processes had to be signalled, what it used and printed.
-pub fn command_exited(phase: Phase, result: ExitResult, killed: u32, cpu: Duration, output_bytes: u64) {
-    use std::sync::atomic::Ordering::Relaxed;
-    TABLES.exits[phase as usize][result as usize].increment(1);
-    TABLES.kills.increment(u64::from(killed));
-    TABLES.output.increment(output_bytes);
-    // The exporter counts in whole numbers: what is below a second waits for the next command.
-    let spent = u64::try_from(cpu.as_millis()).unwrap_or(0);
-    let left = &TABLES.cpu_left_ms[phase as usize];
-    let whole = (left.fetch_add(spent, Relaxed) + spent) / 1_000;
-    if whole > 0 {
-        left.fetch_sub(whole * 1_000, Relaxed);
-        TABLES.cpu[phase as usize].increment(whole);
+/// What a command did, once nothing of it is left.
+#[derive(Debug, Clone, Copy)]
+pub struct Ended {
+    /// How it ended.
+    pub result: ExitResult,
+    /// Processes that had to be signalled.
+    pub killed: u32,
+    /// Processor time of all its processes.
+    pub cpu: Duration,
+    /// Bytes it printed.
+    pub output_bytes: u64,
+    /// Whether it was ended because it printed too much.
+    pub truncated: bool,
+}
+
+/// A command never started.
+pub fn command_not_started(phase: Phase) {
+    TABLES.exits[phase as usize][ExitResult::SpawnError as usize].increment(1);
+}
+
+/// A command ended.
+pub fn command_exited(phase: Phase, ended: &Ended) {
+    TABLES.exits[phase as usize][ended.result as usize].increment(1);
+    TABLES.kills.increment(u64::from(ended.killed));
+    if matches!(ended.result, ExitResult::Ok | ExitResult::Nonzero | ExitResult::Signal) {
+        TABLES.orphans.increment(u64::from(ended.killed));
     }
+    TABLES.cpu[phase as usize].increment(ended.cpu.as_secs_f64());
+    TABLES.output.increment(ended.output_bytes);
+    TABLES.truncated.increment(u64::from(ended.truncated));
 }

@@ -151,11 +151,6 @@ pub(super) fn create() {
     LazyLock::force(&TABLES);
 }
 
-#[expect(clippy::cast_precision_loss, reason = "milliseconds of this century fit")]
-fn seconds(at: Timestamp) -> f64 {
-    at.as_ms() as f64 / 1_000.0
-}
-
 /// Something began so late.
 pub fn lagged(runtime: RuntimeKind, late: Duration) {
     TABLES.lag[runtime as usize].record(late.as_secs_f64());
@@ -170,12 +165,12 @@ pub fn hung(reason: HangReason) {
 /// A dump was written.
 pub fn dumped(at: Timestamp) {
     TABLES.dumps.increment(1);
-    TABLES.last_dump.set(seconds(at));
+    TABLES.last_dump.set(at.as_seconds());
 }
 
 /// The runtime answered.
 pub fn pinged(at: Timestamp) {
-    TABLES.last_ping.set(seconds(at));
+    TABLES.last_ping.set(at.as_seconds());
 }
 
 /// A duty is being done, or is not any more.

@@ -665,6 +665,7 @@ impl Desk {
         let ending = after.ending(claim.token).cloned().unwrap_or_else(|| Ending {
             token: claim.token,
             holder: claim.holder(),
+            granted_at: Some(claim.granted_at),
             how: How::Released,
             at: claim.granted_at,
             stage: after.stage,

@@ -192,12 +192,16 @@ pub fn obstacle(
 }
 
 /// Every listed todo that could be given to somebody now, whoever that is.
-pub fn claimable(catalog: &Catalog, state: &impl Fn(&Slug) -> Arc<TodoState>, now: &Moment) -> Vec<Slug> {
+pub fn claimable<'a>(
+    catalog: &'a Catalog,
+    state: &impl Fn(&Slug) -> Arc<TodoState>,
+    now: &Moment,
+) -> Vec<&'a CatalogTodo> {
     let waits =
         |state: &TodoState| state.live(now.awake).is_some() || state.not_before.is_some_and(|until| now.awake < until);
     let free =
         |todo: &&CatalogTodo| todo.listed && check(catalog, &todo.slug, state).is_ok() && !waits(&state(&todo.slug));
-    catalog.iter().filter(free).map(|todo| todo.slug.clone()).collect()
+    catalog.iter().filter(free).collect()
 }
 
 /// Why each listed todo is not offered to this worker; `lane` is what its lane adds to those it could have.

@@ -21,6 +21,12 @@ impl Timestamp {
     pub const fn as_ms(self) -> i64 {
         self.0
     }
+    /// Seconds since 1970-01-01T00:00:00Z, as metrics have it.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "milliseconds of this century fit")]
+    pub const fn as_seconds(self) -> f64 {
+        self.0 as f64 / 1_000.0
+    }
     /// This instant moved by `ms` milliseconds; saturates at the ends of time.
     #[must_use]
     pub const fn plus_ms(self, ms: i64) -> Self {

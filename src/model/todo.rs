@@ -119,6 +119,9 @@ pub struct Ending {
     /// Who held it.
     #[serde(flatten)]
     pub holder: Asker,
+    /// When it was granted; not known of those that ended before this was kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub granted_at: Option<Timestamp>,
     /// How it ended.
     pub how: How,
     /// When.
@@ -503,6 +506,7 @@ impl TodoState {
         self.endings.push(Ending {
             token: claim.token,
             holder: claim.holder(),
+            granted_at: Some(claim.granted_at),
             how,
             at: now.wall,
             stage: self.stage,

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use rusqlite::ErrorCode;
 
+use crate::metrics::store::StoreFault;
+
 /// Why the ledger could not be opened, written or read.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
@@ -39,6 +41,21 @@ pub enum StoreError {
         /// The file.
         path: PathBuf,
     },
+}
+
+impl StoreError {
+    /// The word metrics have for it.
+    #[must_use]
+    pub const fn fault(&self) -> StoreFault {
+        match self {
+            Self::Busy => StoreFault::Busy,
+            Self::Full => StoreFault::Full,
+            Self::Io(_) | Self::Open { .. } => StoreFault::Io,
+            Self::Corrupt(_) => StoreFault::Corrupt,
+            Self::Conflict(_) => StoreFault::Conflict,
+            Self::Gone | Self::InUse { .. } => StoreFault::Closed,
+        }
+    }
 }
 
 impl From<rusqlite::Error> for StoreError {

@@ -1,12 +1,14 @@
 //! The views, read on connections of their own beside the writer: each read sees one committed state.
 
 use std::sync::{Arc, PoisonError};
+use std::time::Instant;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Params, Row, params};
 use serde::de::DeserializeOwned;
 
 use super::error::StoreError;
 use super::{ReaderPool, Store, Write, schema};
+use crate::metrics::store::{self as metric, StoreOp};
 use crate::model::desk::Change;
 use crate::model::event::{Event, EventKind, Subject};
 use crate::model::failure::{Failure, FailureView};
@@ -24,6 +26,17 @@ use crate::model::todo::{Parked, TodoState};
 impl ReaderPool {
     /// Lends a connection to `read` on a thread that may block.
     async fn with<T, F>(self: &Arc<Self>, read: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    {
+        let begun = Instant::now();
+        let result = self.lend(read).await;
+        metric::operation_finished(StoreOp::Read, result.as_ref().err().map(StoreError::fault), begun.elapsed());
+        result
+    }
+
+    async fn lend<T, F>(self: &Arc<Self>, read: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,

@@ -339,3 +339,12 @@ pub fn phase(answer: &Value, name: &str) -> String {
 pub fn lines(file: &Path) -> usize {
     std::fs::read_to_string(file).map_or(0, |text| text.lines().count())
 }
+
+/// How many events of todos, claims, lanes and runs the ledger has. What the daemon notes of itself comes by its own clock,
+/// whatever is asked.
+pub async fn work_events(handle: &Handle) -> usize {
+    let all = handle.context().ledger.store().expect("open").events(0, 10_000).await.expect("reads");
+    let of_work =
+        |kind: &str| ["todo.", "claim.", "lane.", "operation.", "phase."].iter().any(|of| kind.starts_with(of));
+    all.iter().filter(|event| of_work(event.kind.as_str())).count()
+}

@@ -419,6 +419,10 @@ async fn a_kill_while_readiness_is_written_leaves_it_whole_or_as_it_was() {
         // Without what was stored it is stored again at once, and at every change from then on.
         let _ = std::fs::remove_file(&file);
         let mut spawned = site.spawn_with(&[&repo], &[("SLUGLINE_CONFIG", config.clone())]).await;
+        // Now at the very first write, now at a later one.
+        if round % 2 == 1 {
+            until("it to be stored", || async { file.exists().then_some(()) }).await;
+        }
         let begun = Instant::now();
         while begun.elapsed() < Duration::from_millis(40 * round) {
             if part.exists() {

@@ -11,7 +11,7 @@ use slugline::actors::faults::Faults;
 use slugline::cli::client::{Client, Reply};
 use slugline::model::event::EventKind;
 
-use crate::harness::{Repo, Site, order, problem, until, write};
+use crate::harness::{Repo, Site, order, problem, until, work_events, write};
 
 async fn send(client: &Client, path: &str, key: &str, body: &Value) -> Reply {
     let (method, path) = path.split_once(' ').unwrap_or(("POST", path));
@@ -56,10 +56,7 @@ async fn every_mutation_sent_three_times_has_one_effect_and_the_same_bytes_also_
     let refused = send(&house.client, "/todos/app/one/complete", "late", &late).await;
     problem(&refused, 409, "stale_token");
     answers.push(("late", late, refused));
-    let events = |handle: slugline::actors::Handle| async move {
-        handle.context().ledger.store().expect("open").events(0, 10_000).await.expect("reads").len()
-    };
-    let before = events(house.handle.clone()).await;
+    let before = work_events(&house.handle).await;
     let key = |path: &'static str| match path {
         "/todos/work" => "work",
         "/todos/app/one/release" => "release",
@@ -73,7 +70,7 @@ async fn every_mutation_sent_three_times_has_one_effect_and_the_same_bytes_also_
             assert_eq!((again.status, &again.body), (first.status, &first.body), "{path} in round {round}");
             assert_eq!(again.headers.get("content-type"), first.headers.get("content-type"));
         }
-        assert_eq!(events(house.handle.clone()).await, before, "nothing happened a second time");
+        assert_eq!(work_events(&house.handle).await, before, "nothing happened a second time");
         if round == 0 {
             house.stop().await;
             house = site.start(&[&repo]).await;

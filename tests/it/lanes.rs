@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use slugline::cli::client::Reply;
 
-use crate::harness::{House, Site, order, problem, until};
+use crate::harness::{House, Site, order, problem, until, work_events};
 
 async fn claim(house: &House, lane: &str, worker: &str) -> Reply {
     house.work(json!({ "lane": lane, "worker": worker, "wait_ms": 45_000 })).await
@@ -351,8 +351,7 @@ async fn looking_at_lanes_and_failures_changes_nothing() {
     let site = Site::new();
     let house = site.start(&[&site.app(&MANY, "")]).await;
     fail(&house, "builder", "w", THRICE[0]).await;
-    let events =
-        || async { house.handle.context().ledger.store().expect("open").events(0, 10_000).await.expect("reads").len() };
+    let events = || work_events(&house.handle);
     let before = events().await;
     for _ in 0..20 {
         for path in ["/lanes", "/failures", "/todos", "/todos/app/t01", "/actors", "/readyz"] {

@@ -1,13 +1,14 @@
 //! What speaks for and against the daemon, gathered from what is shared. Every wait has a limit; what cannot be found out
 //! is said to be so.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::actors::context::Context;
-use crate::model::ids::{Slug, TodoKey};
+use crate::metrics::store::{self as metric, Dir, StoreFile};
+use crate::model::ids::{Lane, TodoKey};
 use crate::model::incident::{IncidentState, Incidents, Links, Severity, Sign};
 use crate::model::job::{FAILURES_MAX, JobName, JobRecord, JobResult, JobView, RunLockView};
 use crate::model::lane::{Gate, LaneState, PausedBy};
@@ -15,6 +16,7 @@ use crate::model::next;
 use crate::model::readiness::{Criterion, Sighting};
 use crate::model::supervision::is_vital;
 use crate::model::time::{Awake, Moment};
+use crate::model::todo::Stage;
 use crate::model::view::QueueView;
 use crate::store::Write;
 
@@ -42,17 +44,29 @@ pub struct Gathered {
     /// What is not wrong any more.
     pub over: Over,
     /// What waits to be claimed.
-    pub queue: QueueView,
+    pub queue: Queue,
+}
+
+/// What waits to be claimed, and where all todos are.
+#[derive(Debug, Clone, Default)]
+pub struct Queue {
+    /// In all.
+    pub view: QueueView,
+    /// How many for each lane, and since when the oldest; those for any under `None`.
+    pub lanes: BTreeMap<Option<Lane>, (usize, Awake)>,
+    /// Todos by stage.
+    pub stages: [usize; Stage::ALL.len()],
 }
 
 /// Since when which todos can be claimed; carried on from evaluation to evaluation.
 #[derive(Default)]
 pub struct Waits {
     since: HashMap<TodoKey, Awake>,
+    lanes: BTreeMap<Option<Lane>, (usize, Awake)>,
+    stages: [usize; Stage::ALL.len()],
     looked_at: Option<Awake>,
     /// The version of the board at which somebody was last given something, and when.
     granted: Option<(u64, Awake)>,
-    queue: QueueView,
 }
 
 /// Finds out.
@@ -61,7 +75,7 @@ pub async fn gather(context: &Arc<Context>, waits: &mut Waits) -> Gathered {
     let jobs = context.jobs.views(now.wall);
     let lanes = context.board.lanes();
     let queue = of_queue(context, waits, &now).await;
-    let stall = of_stall(context, waits, &queue, &now);
+    let stall = of_stall(context, waits, &queue.view, &now);
     let store = of_store(context).await;
     let disk = of_disk(context).await;
     let down = context.supervised.down();
@@ -252,8 +266,12 @@ async fn of_disk(context: &Context) -> Sighting {
     let least = context.settings.health.disk_free_min_bytes;
     let looked = tokio::task::spawn_blocking(move || {
         let mut lowest: Option<(u64, String)> = None;
-        for dir in [data, worktrees] {
-            let free = free_bytes(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
+        for (file, name) in [(StoreFile::Db, "ledger.db"), (StoreFile::Wal, "ledger.db-wal")] {
+            metric::file_has(file, std::fs::metadata(data.join(name)).map_or(0, |meta| meta.len()));
+        }
+        for (dir, shown) in [(data, Dir::Data), (worktrees, Dir::Worktrees)] {
+            let (free, size) = room(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
+            metric::disk_has(shown, free, size);
             if lowest.as_ref().is_none_or(|(bytes, _)| free < *bytes) {
                 lowest = Some((free, dir.display().to_string()));
             }
@@ -270,15 +288,15 @@ async fn of_disk(context: &Context) -> Sighting {
     }
 }
 
-/// Room for this user, where the directory is or will be.
-fn free_bytes(dir: &Path) -> std::io::Result<u64> {
+/// Room for this user where the directory is or will be, and how large that file system is; in bytes.
+fn room(dir: &Path) -> std::io::Result<(u64, u64)> {
     let there = dir.ancestors().find(|dir| dir.exists()).unwrap_or(dir);
     let stat = rustix::fs::statvfs(there)?;
-    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    Ok((stat.f_bavail.saturating_mul(stat.f_frsize), stat.f_blocks.saturating_mul(stat.f_frsize)))
 }
 
 /// What could be claimed now, and since when. Goes through the todos aside, and not at every evaluation.
-async fn of_queue(context: &Arc<Context>, waits: &mut Waits, now: &Moment) -> QueueView {
+async fn of_queue(context: &Arc<Context>, waits: &mut Waits, now: &Moment) -> Queue {
     let rested = waits.looked_at.is_none_or(|at| now.awake.since_ms(at) >= QUEUE_EVERY_MS);
     let version = context.board.version();
     if waits.granted.is_none_or(|(seen, _)| seen != version) {
@@ -287,27 +305,39 @@ async fn of_queue(context: &Arc<Context>, waits: &mut Waits, now: &Moment) -> Qu
     if rested {
         waits.looked_at = Some(now.awake);
         let (shared, at) = (context.clone(), *now);
-        let found = tokio::task::spawn_blocking(move || claimable(&shared, &at)).await.unwrap_or_default();
+        let (found, stages) = tokio::task::spawn_blocking(move || go_through(&shared, &at)).await.unwrap_or_default();
+        waits.stages = stages;
+        waits.lanes.clear();
         let before = std::mem::take(&mut waits.since);
-        waits.since =
-            found.into_iter().map(|todo| (todo.clone(), before.get(&todo).copied().unwrap_or(now.awake))).collect();
+        for (todo, lane) in found {
+            let since = before.get(&todo).copied().unwrap_or(now.awake);
+            waits.since.insert(todo, since);
+            let (count, oldest) = waits.lanes.entry(lane).or_insert((0, since));
+            *count += 1;
+            *oldest = since.min(*oldest);
+        }
     }
     let oldest = waits.since.values().min().map(|since| now.awake.since_ms(*since));
-    waits.queue = QueueView { ready: waits.since.len(), oldest_ready_ms: oldest };
-    waits.queue
+    let view = QueueView { ready: waits.since.len(), oldest_ready_ms: oldest };
+    Queue { view, lanes: waits.lanes.clone(), stages: waits.stages }
 }
 
-/// Every todo that could be given to somebody. Only repositories whose base was read: nobody has asked for the others.
-fn claimable(context: &Context, now: &Moment) -> Vec<TodoKey> {
-    let mut found = Vec::new();
+/// Every todo that could be given to somebody, with the lane it is for, and how many there are of each stage. Only
+/// repositories whose base was read: nobody has asked for the others.
+fn go_through(context: &Context, now: &Moment) -> (Vec<(TodoKey, Option<Lane>)>, [usize; Stage::ALL.len()]) {
+    let (mut found, mut stages) = (Vec::new(), [0; Stage::ALL.len()]);
     for (name, entry) in &context.repos {
         let Some(base) = entry.repo.base_if_read() else { continue };
         let catalog = context.board.catalog(name, &base.catalog);
         let state = context.board.in_repo(name);
-        let free = |slug: &Slug| TodoKey { repo: name.clone(), slug: slug.clone() };
-        found.extend(next::claimable(&catalog, &state, now).into_iter().map(|slug| free(&slug)));
+        catalog.iter().for_each(|todo| stages[state(&todo.slug).stage as usize] += 1);
+        found.extend(
+            next::claimable(&catalog, &state, now)
+                .into_iter()
+                .map(|todo| (TodoKey { repo: name.clone(), slug: todo.slug.clone() }, todo.lane.clone())),
+        );
     }
-    found
+    (found, stages)
 }
 
 /// Todos wait, nothing moves, and it has been so for long.

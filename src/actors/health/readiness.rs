@@ -11,7 +11,7 @@ use std::time::Duration;
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
 use serde_json::{Value, json};
 
-use super::evidence::{self, Gathered};
+use super::evidence::{self, Gathered, Queue};
 use super::hangs::new_id;
 use crate::actors::context::Context;
 use crate::actors::exclusion::write_whole;
@@ -22,7 +22,6 @@ use crate::model::event::EventKind;
 use crate::model::incident::{Incident, Incidents, Severity};
 use crate::model::readiness::{Readiness, ReadinessTerms, ReadinessView, Restored, Verdict};
 use crate::model::time::{Awake, Moment};
-use crate::model::view::QueueView;
 use crate::store::{Chain, Write};
 
 /// Messages that may wait.
@@ -53,7 +52,7 @@ pub struct HealthTerms {
 pub struct ReadinessBoard {
     readiness: RwLock<Readiness>,
     open: RwLock<Vec<Incident>>,
-    queue: RwLock<QueueView>,
+    queue: RwLock<Arc<Queue>>,
 }
 
 impl ReadinessBoard {
@@ -81,8 +80,8 @@ impl ReadinessBoard {
 
     /// What waits to be claimed.
     #[must_use]
-    pub fn queue(&self) -> QueueView {
-        *self.queue.read().unwrap_or_else(PoisonError::into_inner)
+    pub fn queue(&self) -> Arc<Queue> {
+        self.queue.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -251,7 +250,7 @@ impl ReadinessState {
             }
             drop(readiness);
             *board.open.write().unwrap_or_else(PoisonError::into_inner) = self.incidents.open().cloned().collect();
-            *board.queue.write().unwrap_or_else(PoisonError::into_inner) = queue;
+            *board.queue.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(queue);
         }
         self.show(&now, writes, reply);
     }
