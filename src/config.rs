@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use crate::metrics::logs;
 use crate::model::ids::{Lane, RepoName};
 use crate::model::job::JobName;
 use crate::model::settings::{Fault, Section};
@@ -66,6 +67,8 @@ pub struct Config {
     pub http: Http,
     /// Logging.
     pub log: Log,
+    /// Traces.
+    pub traces: Traces,
     /// What is served.
     pub repositories: Vec<RepositoryConfig>,
 }
@@ -248,6 +251,13 @@ pub struct Log {
     pub level: String,
 }
 
+/// `[traces]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Traces {
+    /// Where spans are sent, by OTLP over HTTP, in JSON.
+    pub otlp_endpoint: Option<String>,
+}
+
 /// `[log] format`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
@@ -280,7 +290,7 @@ pub struct Flags {
 }
 
 /// Environment variable of every key that can be set by one.
-const ENVIRONMENT: [(&str, &str); 36] = [
+const ENVIRONMENT: [(&str, &str); 37] = [
     ("SLUGLINE_LISTEN", "listen"),
     ("SLUGLINE_SOCKET", "socket"),
     ("SLUGLINE_DATA_DIR", "data_dir"),
@@ -317,6 +327,7 @@ const ENVIRONMENT: [(&str, &str); 36] = [
     ("SLUGLINE_HTTP_CONNECTIONS_MAX", "http.connections_max"),
     ("SLUGLINE_HTTP_EVENT_CLIENTS_MAX", "http.event_clients_max"),
     ("SLUGLINE_LOG_LEVEL", "log.level"),
+    ("SLUGLINE_TRACES_OTLP_ENDPOINT", "traces.otlp_endpoint"),
 ];
 
 /// Variables with our prefix that are not settings: where the file is, and what commands of a run are given.
@@ -462,6 +473,9 @@ fn read(top: &mut Section, env: &BTreeMap<String, String>, home: &Path, repos: &
     let format = log.word("format", &[("text", LogFormat::Text), ("json", LogFormat::Json)]).unwrap_or(LogFormat::Text);
     let level = log.parsed("level", level).unwrap_or_else(|| "info".to_owned());
     log.finish();
+    let mut traces = top.section("traces");
+    let otlp_endpoint = traces.parsed("otlp_endpoint", otlp_endpoint);
+    traces.finish();
     let limits = lane_limits(top);
     let repositories = repositories(top, home, repos);
     Some(Config {
@@ -505,6 +519,7 @@ fn read(top: &mut Section, env: &BTreeMap<String, String>, home: &Path, repos: &
         sessions: SessionsConfig { log_dirs, stuck_after_ms, dormant_after_ms },
         http: Http { drain_ms: http[0], connections_max: whole(http[1]), event_clients_max: whole(http[2]) },
         log: Log { format, level },
+        traces: Traces { otlp_endpoint },
         repositories,
     })
 }
@@ -572,10 +587,20 @@ fn address(text: &str) -> Result<SocketAddr, String> {
     }
 }
 
+/// Where spans go. Without transport encryption: a collector is beside the daemon and sends on from there.
+fn otlp_endpoint(text: &str) -> Result<String, String> {
+    let uri: hyper::Uri = text.parse().map_err(|error| format!("{text:?} is no URL: {error}"))?;
+    if uri.scheme_str() != Some("http") || uri.host().is_none() {
+        return Err(format!("{text:?} is no http URL such as http://127.0.0.1:4318/v1/traces"));
+    }
+    if cfg!(not(feature = "otlp")) {
+        return Err("needs a program that was built with `--features otlp`; this one was not".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
 fn level(text: &str) -> Result<String, String> {
-    text.parse::<tracing_subscriber::filter::Targets>()
-        .map(|_| text.to_owned())
-        .map_err(|error| format!("{text:?}: {error}"))
+    logs::parse(text).map(|_| text.to_owned())
 }
 
 fn absolute(home: &Path, text: &str) -> Result<PathBuf, String> {

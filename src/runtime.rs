@@ -29,7 +29,7 @@ use crate::actors::{self, Args, Handle, Registered, Settings, inputs};
 use crate::cli::args::{Demo, Health, Serve};
 use crate::cli::client::Client;
 use crate::cli::{demo, health};
-use crate::config::{AuthMode, Config, Flags, JobConfig, Log, LogFormat, RepositoryConfig};
+use crate::config::{AuthMode, Config, Flags, JobConfig, Log, LogFormat, RepositoryConfig, Traces};
 use crate::http;
 use crate::http::guard::Access;
 use crate::http::server::{Limits, Server};
@@ -389,7 +389,7 @@ pub fn serve(args: &Serve) -> ExitCode {
             return ExitCode::from(EXIT_USAGE);
         }
     };
-    let _log = telemetry::init(&config.log);
+    let _log = telemetry::init(&config.log, &config.traces);
     finish(run(async |workers| {
         let daemon = Daemon::build(&config, Doors::real(workers)).await?;
         dump_on_signal(&daemon);
@@ -429,7 +429,7 @@ pub fn health(args: &Health) -> ExitCode {
 #[must_use]
 pub fn demo(args: &Demo) -> ExitCode {
     let log = Log { format: LogFormat::Text, level: "warn".to_owned() };
-    let _log = telemetry::init(&log);
+    let _log = telemetry::init(&log, &Traces::default());
     finish(run(async |workers| {
         let dir = tempfile::Builder::new().prefix("slugline-demo-").tempdir()?;
         let at = dir.path().to_owned();

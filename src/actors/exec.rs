@@ -13,10 +13,11 @@ use super::exclusion::private_parent;
 use super::health::inflight::{CommandOn, Pid};
 use super::run::{PhaseFault, Run};
 use crate::git::{Exec, GitCommand, GitEnd, GitExit};
-use crate::metrics::{git as git_metric, process as metric};
+use crate::metrics::{git as git_metric, process as metric, spans};
 use crate::model::ids::{OperationId, TodoKey};
 use crate::model::phase::{Outcome, Phase};
 use crate::model::problem::{Problem, ProblemCode};
+use crate::model::trace::Trace;
 use crate::process::{CommandSpec, Exit, ExitOutcome, ProcessError, WhenDaemonDies, shell};
 
 /// How much of a command line is shown of what is in flight.
@@ -33,6 +34,7 @@ pub struct RunExec {
     mark: String,
     extra: Vec<(OsString, OsString)>,
     phase: Phase,
+    trace: Trace,
 }
 
 impl RunExec {
@@ -50,14 +52,11 @@ impl RunExec {
 
     fn of(run: &Run, phase: Phase) -> Self {
         let todo = &run.args.todo;
-        let mut extra: Vec<(OsString, OsString)> = vec![
+        let extra: Vec<(OsString, OsString)> = vec![
             ("SLUGLINE_REPO".into(), todo.repo.as_str().into()),
             ("SLUGLINE_SLUG".into(), todo.slug.as_str().into()),
             ("SLUGLINE_OPERATION".into(), run.handle.id.as_str().into()),
         ];
-        if let Some(traceparent) = &run.call.traceparent {
-            extra.push(("TRACEPARENT".into(), traceparent.into()));
-        }
         Self {
             context: run.args.context.clone(),
             cwd: run.args.repo.worktree_path(&todo.slug),
@@ -68,6 +67,7 @@ impl RunExec {
             mark: format!("{}-{}", run.args.context.run_mark, run.handle.id),
             extra,
             phase,
+            trace: run.phase_trace.clone(),
         }
     }
 
@@ -76,7 +76,8 @@ impl RunExec {
     pub fn job(context: Arc<Context>, lock: Arc<File>, log: PathBuf, stop: CancellationToken) -> Self {
         let mark = format!("{}-job", context.run_mark);
         let (cwd, extra) = (context.settings.data_dir.clone(), Vec::new());
-        Self { context, cwd, log, lock: Some(lock), of: None, stop, mark, extra, phase: Phase::SyncMain }
+        let (phase, trace) = (Phase::SyncMain, spans::begin(None, None));
+        Self { context, cwd, log, lock: Some(lock), of: None, stop, mark, extra, phase, trace }
     }
 
     /// Runs one line of shell in the worktree.
@@ -128,13 +129,16 @@ impl RunExec {
 
     async fn run(&self, mut spec: CommandSpec) -> Result<Exit, ProcessError> {
         metric::command_started(self.phase);
+        let (trace, begun, line) = (spans::below(&self.trace), Instant::now(), words(&spec.argv));
+        spec.env.push(("TRACEPARENT".into(), trace.to_string().into()));
+        spec.env.extend(trace.state().map(|state| ("TRACESTATE".into(), state.into())));
         let pid = Pid::default();
         let _on = self.of.as_ref().map(|(todo, operation)| {
             self.context.on.commands.enter(CommandOn {
                 todo: todo.clone(),
                 operation: operation.clone(),
                 phase: self.phase.as_str(),
-                command: words(&spec.argv),
+                command: line.clone(),
                 pid: pid.clone(),
                 deadline_ms: u64::try_from(spec.deadline.as_millis()).unwrap_or(u64::MAX),
             })
@@ -146,6 +150,12 @@ impl RunExec {
             Ok(exit) => metric::command_exited(self.phase, &ended(exit)),
             Err(_) => metric::command_not_started(self.phase),
         }
+        let how = match &result {
+            Ok(Exit { outcome: ExitOutcome::Code(code), .. }) => Ok(*code),
+            Ok(exit) => Err(ended(exit).result.as_str()),
+            Err(_) => Err("spawn_error"),
+        };
+        spans::command_ended(&trace, &line, how, begun.elapsed());
         result
     }
 

@@ -31,6 +31,7 @@ use crate::model::problem::{Problem, ProblemCode};
 use crate::model::roadmap::{Catalog, CatalogTodo};
 use crate::model::time::Timestamp;
 use crate::model::todo::{Asker, Complete, Outcome, Stage};
+use crate::model::trace::Trace;
 use crate::model::view::{
     ClaimHolder, GateView, HistoryEntry, LaneView, Mutation, Ready, TodoDetail, TodoFilter, TodoView, Work,
 };
@@ -73,7 +74,7 @@ impl Handle {
     }
 
     /// Asks for work: the order when nothing had to run or it ended within `wait_ms`, else the operation.
-    pub async fn work(&self, request: WorkRequest, traceparent: Option<String>) -> Result<Work, Problem> {
+    pub async fn work(&self, request: WorkRequest, trace: Trace) -> Result<Work, Problem> {
         let accepted = Instant::now();
         self.context.refuse_when_draining()?;
         let wait_ms = request.wait_ms.unwrap_or(WAIT_MS_DEFAULT).min(WAIT_MS_MAX);
@@ -85,7 +86,7 @@ impl Handle {
         };
         let todo = TodoKey { repo: entry.repo.name().clone(), slug };
         let purpose = Purpose::Work { refresh: request.refresh };
-        let call = WorkCall { asker, purpose, granted, accepted, traceparent };
+        let call = WorkCall { asker, purpose, granted, accepted, trace };
         self.served(entry, &todo, call, Duration::from_millis(wait_ms)).await
     }
 
@@ -95,7 +96,7 @@ impl Handle {
         todo: &TodoKey,
         complete: Complete,
         wait_ms: u64,
-        traceparent: Option<String>,
+        trace: Trace,
     ) -> Result<Work, Problem> {
         let accepted = Instant::now();
         self.context.refuse_when_draining()?;
@@ -118,7 +119,7 @@ impl Handle {
             }
             Completed::Judge(claim) => {
                 let purpose = Purpose::Complete(Box::new(complete));
-                let call = WorkCall { asker: claim.holder(), purpose, granted: Some(true), accepted, traceparent };
+                let call = WorkCall { asker: claim.holder(), purpose, granted: Some(true), accepted, trace };
                 self.served(entry, todo, call, Duration::from_millis(wait_ms.min(WAIT_MS_MAX))).await
             }
             Completed::Stale(_) | Completed::Unfit(_) => {

@@ -37,7 +37,7 @@ impl Drop for Taken {
 impl Keys {
     /// Takes the key of a request, or says what was answered to it before.
     pub async fn take(&self, ledger: &Ledger, keyed: &Keyed) -> Result<Seen, Problem> {
-        let Keyed { key, digest } = keyed;
+        let Keyed { key, digest, .. } = keyed;
         if !self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone()) {
             let detail = format!("a request under Idempotency-Key {key} is being answered; send it again later");
             return Err(Problem::new(ProblemCode::KeyInFlight, detail).retry_after(1_000));
@@ -60,6 +60,7 @@ impl Keys {
 pub fn named(answer: Answer, keyed: &Keyed) -> Answer {
     answer.map_err(|problem| {
         let instance = format!("urn:slugline:request:{}:{}", keyed.key, keyed.digest.get(..16).unwrap_or_default());
+        let problem = problem.with("trace_id", keyed.trace_id.as_str());
         if problem.extra.contains_key("operation") { problem } else { problem.with("instance", instance) }
     })
 }

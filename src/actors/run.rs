@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use super::answer::{self, ms};
 use super::clock;
@@ -23,14 +24,15 @@ use super::runs::{Entered, Purpose, RunHandle, RunView, StopCause};
 use super::slug::{SlugArgs, SlugMsg, WorkCall};
 use super::timing;
 use crate::git::{Change, Repository};
-use crate::metrics::lanes as lane_metric;
 use crate::metrics::phases as metric;
+use crate::metrics::{lanes as lane_metric, spans};
 use crate::model::claim::Claim;
 use crate::model::operation::{Operation, OperationKind, OperationState};
 use crate::model::phase::{Decision, Outcome, Phase, PhaseReport, Reason};
 use crate::model::plan::{self, ClaimState, PhaseSet, Step, Wish};
 use crate::model::problem::{Problem, ProblemCode};
 use crate::model::repo_config::GateConfig;
+use crate::model::trace::Trace;
 use crate::model::work_order::Product;
 use crate::store::Write;
 
@@ -70,6 +72,10 @@ impl From<Problem> for PhaseFault {
 
 /// A run, as its phases see it.
 pub struct Run {
+    /// Where the run is in its trace.
+    trace: Trace,
+    /// Where its phase is, that is being carried out or was last.
+    pub(super) phase_trace: Trace,
     /// The slug it is for.
     pub args: SlugArgs,
     /// What is remembered of the slug.
@@ -124,6 +130,7 @@ pub fn start(args: &SlugArgs, order: Order, memory: Box<Memory>) -> Started {
         todo: args.todo.clone(),
         lane: call.asker.lane.clone(),
         worker: call.asker.worker.clone(),
+        trace_id: Some(call.trace.trace_id()),
         state: OperationState::Queued,
         phase: None,
         phases: Vec::new(),
@@ -135,7 +142,11 @@ pub fn start(args: &SlugArgs, order: Order, memory: Box<Memory>) -> Started {
         result: None,
         problem: None,
     };
+    let trace = spans::below(&call.trace);
+    let span = tracing::info_span!(parent: None, "run", operation = id.as_str(), trace_id = trace.trace_id());
     let run = Run {
+        phase_trace: trace.clone(),
+        trace,
         memory,
         call,
         claim: None,
@@ -152,7 +163,7 @@ pub fn start(args: &SlugArgs, order: Order, memory: Box<Memory>) -> Started {
         handle: handle.clone(),
         args: args.clone(),
     };
-    tokio::spawn(run.go_to_the_end(entered));
+    tokio::spawn(run.go_to_the_end(entered).instrument(span));
     Started::Now(handle)
 }
 
@@ -184,17 +195,19 @@ impl Run {
         // The work is a task of its own, so that a panic in a phase is an answer and not a silence.
         let (feed, handle, args, accepted) =
             (self.feed.clone(), self.handle.clone(), self.args.clone(), self.call.accepted);
+        let trace = self.trace.clone();
         let what = Doing::Run { todo: args.todo.clone(), operation: handle.id.clone() };
-        let worked = tokio::spawn(doing(what, async move {
+        let working = doing(what, async move {
             let result = self.work().await;
             (self, result)
-        }));
+        });
+        let worked = tokio::spawn(working.in_current_span());
         let (memory, ended) = match worked.await {
             Ok((mut run, result)) => {
                 let ended = run.finish(result).await;
                 (Some(run.memory), ended)
             }
-            Err(error) => (None, finish_for_the_dead(&args, &feed, &handle, accepted, &error).await),
+            Err(error) => (None, finish_for_the_dead(&args, &feed, &handle, accepted, &trace, &error).await),
         };
         deadline.abort();
         hand_back(&args, entered, memory);
@@ -289,7 +302,9 @@ impl Run {
         self.publish();
         let begun = Instant::now();
         metric::phase_started(phase);
-        let ended = phases::carry_out(self, phase, reason, found).await;
+        self.phase_trace = spans::below(&self.trace);
+        let span = tracing::info_span!("phase", name = phase.as_str());
+        let ended = phases::carry_out(self, phase, reason, found).instrument(span).await;
         metric::phase_ended(phase);
         let took = begun.elapsed();
         self.operation.phase = None;
@@ -324,10 +339,12 @@ impl Run {
     fn report(&mut self, phase: Phase, decision: Decision, reason: Reason, took: Duration) {
         let report = PhaseReport { phase, decision, reason, duration_ms: ms(took) };
         let path = self.args.repo.worktree_path(&self.args.todo.slug);
-        timing::phase_finished(&self.args.todo, &path, &report, Some(&self.handle.id));
+        let trace = if decision == Decision::Skip { spans::below(&self.trace) } else { self.phase_trace.clone() };
+        timing::phase_finished(&self.args.todo, &path, &report, Some(&self.handle.id), &trace);
         self.pending.push(Write::PhaseFinished {
             operation: self.handle.id.clone(),
             todo: self.args.todo.clone(),
+            trace_id: self.trace.trace_id(),
             report: report.clone(),
             at: self.args.context.clock.now(),
         });
@@ -429,8 +446,8 @@ impl Run {
             Some(&self.handle.id),
             outcome(&self.operation, &result),
             &self.reports,
-            ms(self.lock_wait),
-            total_ms,
+            [ms(self.lock_wait), total_ms],
+            &self.trace,
         );
         write_end(&self.args, std::mem::take(&mut self.pending), &self.operation).await;
         self.args.context.faults.hit("run.finished");
@@ -456,6 +473,7 @@ impl Run {
         };
         let problem = problem
             .with("operation", self.handle.id.as_str())
+            .with("trace_id", self.trace.trace_id())
             .with("log", format!("/operations/{}/log", self.handle.id));
         match &self.claim {
             Some(claim) => problem
@@ -486,6 +504,7 @@ async fn finish_for_the_dead(
     feed: &watch::Sender<RunView>,
     handle: &RunHandle,
     accepted: Instant,
+    trace: &Trace,
     error: &tokio::task::JoinError,
 ) -> RunView {
     let problem = Problem::new(
@@ -500,7 +519,8 @@ async fn finish_for_the_dead(
     let mut operation = (*last).clone();
     let result = Err(problem);
     close(&mut operation, &result, handle.stop_cause(), args.context.clock.now());
-    timing::call_closed(&args.todo, Some(&handle.id), Outcome::Error, &operation.phases, 0.0, ms(accepted.elapsed()));
+    let times = [0.0, ms(accepted.elapsed())];
+    timing::call_closed(&args.todo, Some(&handle.id), Outcome::Error, &operation.phases, times, trace);
     write_end(args, Vec::new(), &operation).await;
     RunView::Ended(Arc::new(operation), Arc::new(result))
 }

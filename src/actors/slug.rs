@@ -30,6 +30,7 @@ use crate::model::phase::{Decision, Phase};
 use crate::model::plan::{self, ClaimState, PhaseSet, Step, Wish};
 use crate::model::problem::{Problem, ProblemCode};
 use crate::model::todo::Asker;
+use crate::model::trace::Trace;
 use crate::model::work_order::WorkOrder;
 
 /// Calls one slug may have waiting. More callers than this for a single worktree is a mistake of theirs: 429.
@@ -46,8 +47,8 @@ pub struct WorkCall {
     pub granted: Option<bool>,
     /// When the call was accepted.
     pub accepted: Instant,
-    /// W3C trace context of the call.
-    pub traceparent: Option<String>,
+    /// Where the call is in its trace.
+    pub trace: Trace,
 }
 
 /// What a work call leads to.
@@ -307,7 +308,7 @@ impl SlugState {
         for waiting in calls {
             let order = answer::settled(&self.args, settled, memory, &waiting.call, waiting.waited);
             let _ = waiting.reply.send(Ok(WorkReply::Ready(Box::new(order.clone()))));
-            super::timing::call_finished(&self.args.todo, order);
+            super::timing::call_finished(&self.args.todo, order, &waiting.call.trace);
         }
         self.scan_behind_the_answer();
     }

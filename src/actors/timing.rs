@@ -7,12 +7,20 @@ use std::time::Duration;
 
 use crate::metrics::phases as metric;
 use crate::metrics::phases::Temperature;
+use crate::metrics::spans;
 use crate::model::ids::{OperationId, TodoKey};
 use crate::model::phase::{Decision, Outcome, Phase, PhaseReport};
+use crate::model::trace::Trace;
 use crate::model::work_order::WorkOrder;
 
 /// A phase was decided about and, unless skipped, carried out.
-pub fn phase_finished(todo: &TodoKey, worktree: &Path, report: &PhaseReport, operation: Option<&OperationId>) {
+pub fn phase_finished(
+    todo: &TodoKey,
+    worktree: &Path,
+    report: &PhaseReport,
+    operation: Option<&OperationId>,
+    trace: &Trace,
+) {
     tracing::info!(
         repo = todo.repo.as_str(),
         slug = todo.slug.as_str(),
@@ -22,8 +30,10 @@ pub fn phase_finished(todo: &TodoKey, worktree: &Path, report: &PhaseReport, ope
         reason = report.reason.as_str(),
         duration_ms = report.duration_ms,
         operation = operation.map(OperationId::as_str),
+        trace_id = trace.trace_id(),
         "phase finished"
     );
+    spans::phase_ended(trace, report);
     metric::phase_decided(report.phase, report.decision, report.reason);
 }
 
@@ -36,34 +46,36 @@ pub fn phase_carried_out(phase: Phase, outcome: Outcome, took: Duration) {
 /// quarter of a second; beyond it whoever answers tells it himself.
 const WAITING_MAX: usize = 8_192;
 
-type Told = (TodoKey, WorkOrder);
+type Told = (TodoKey, WorkOrder, Trace);
 
 /// The thread that tells of warm answers, so that eight lines of log are on nobody's way.
 static TELLER: LazyLock<Option<SyncSender<Told>>> = LazyLock::new(|| {
     let (sender, waiting) = sync_channel::<Told>(WAITING_MAX);
-    let tell = move || waiting.iter().for_each(|(todo, order)| tell(&todo, &order));
+    let tell = move || waiting.iter().for_each(|(todo, order, trace)| tell(&todo, &order, &trace));
     std::thread::Builder::new().name("timing".to_owned()).spawn(tell).ok().map(|_| sender)
 });
 
 /// A call for which nothing had to run was answered.
-pub fn call_finished(todo: &TodoKey, order: WorkOrder) {
-    let told = (todo.clone(), order);
+pub fn call_finished(todo: &TodoKey, order: WorkOrder, trace: &Trace) {
+    let told = (todo.clone(), order, trace.clone());
     let refused = match &*TELLER {
         Some(teller) => teller.try_send(told).err().map(|error| match error {
             TrySendError::Full(told) | TrySendError::Disconnected(told) => told,
         }),
         None => Some(told),
     };
-    if let Some((todo, order)) = refused {
-        tell(&todo, &order);
+    if let Some((todo, order, trace)) = refused {
+        tell(&todo, &order, &trace);
     }
 }
 
-fn tell(todo: &TodoKey, order: &WorkOrder) {
+fn tell(todo: &TodoKey, order: &WorkOrder, trace: &Trace) {
+    let trace = spans::below(trace);
+    let operation = order.operation.as_ref();
     for report in &order.phases {
-        phase_finished(todo, Path::new(&order.worktree.path), report, order.operation.as_ref());
+        phase_finished(todo, Path::new(&order.worktree.path), report, operation, &spans::below(&trace));
     }
-    call_closed(todo, order.operation.as_ref(), Outcome::Success, &order.phases, order.queued_ms, order.total_ms);
+    call_closed(todo, operation, Outcome::Success, &order.phases, [order.queued_ms, order.total_ms], &trace);
 }
 
 /// A call was answered, with or without a run.
@@ -72,8 +84,8 @@ pub fn call_closed(
     operation: Option<&OperationId>,
     outcome: Outcome,
     phases: &[PhaseReport],
-    queued_ms: f64,
-    total_ms: f64,
+    [queued_ms, total_ms]: [f64; 2],
+    trace: &Trace,
 ) {
     let cold = phases.iter().any(|report| report.decision == Decision::Run);
     let temperature = if cold { Temperature::Cold } else { Temperature::Warm };
@@ -85,7 +97,10 @@ pub fn call_closed(
         temperature = temperature.as_str(),
         queued_ms,
         total_ms,
+        trace_id = trace.trace_id(),
         "work finished"
     );
-    metric::run_finished(outcome, temperature, Duration::from_secs_f64(total_ms / 1_000.0));
+    let took = Duration::from_secs_f64(total_ms / 1_000.0);
+    metric::run_finished(outcome, temperature, took);
+    spans::run_ended(trace, todo, operation, outcome, took);
 }

@@ -8,6 +8,7 @@ use warp::reply::Response;
 
 use super::markdown;
 use super::problem::{self, json, raw, render};
+use super::server::trace;
 use crate::model::ids::IdempotencyKey;
 use crate::model::kept::{Answer, Answered, Keyed};
 use crate::model::operation::Operation;
@@ -96,7 +97,7 @@ pub(super) fn keyed(headers: &HeaderMap, what: &str, form: Form, body: &Bytes) -
         hasher.update(part);
     }
     let digest = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(Some(Keyed { key, digest }))
+    Ok(Some(Keyed { key, digest, trace_id: trace().trace_id() }))
 }
 
 /// What a request for work or a complete came to, before it is given its form.

@@ -8,7 +8,7 @@ use warp::hyper::body::Bytes;
 use super::Routes;
 use super::answer::{Form, keyed, of_work, require_json, shaped, wait_ms_or_default};
 use super::problem::{Answer, parse, reply};
-use super::server::Call;
+use super::server::trace;
 use super::todos::key;
 use crate::actors::Handle;
 use crate::model::problem::{Problem, ProblemCode};
@@ -22,9 +22,8 @@ pub(super) fn routes(handle: Handle) -> Routes {
     warp::path!("todos" / String / String / String)
         .and(warp::post())
         .and(warp::header::headers_cloned())
-        .and(warp::ext::get::<Call>())
         .and(warp::body::bytes())
-        .and_then(move |repo: String, slug: String, verb: String, headers: HeaderMap, call: Call, body: Bytes| {
+        .and_then(move |repo: String, slug: String, verb: String, headers: HeaderMap, body: Bytes| {
             let handle = handle.clone();
             async move {
                 let said = Said { handle, repo, slug, headers, body };
@@ -32,7 +31,7 @@ pub(super) fn routes(handle: Handle) -> Routes {
                     "heartbeat" => Ok(reply(said.heartbeat().await)),
                     "hold" => Ok(reply(said.hold().await)),
                     "release" => Ok(reply(said.release().await)),
-                    "complete" => Ok(reply(said.complete(call).await)),
+                    "complete" => Ok(reply(said.complete().await)),
                     _ => Err(warp::reject::not_found()),
                 }
             }
@@ -76,14 +75,14 @@ impl Said {
         self.mutate("release", Mutation::Release { todo, token }).await
     }
 
-    async fn complete(&self, call: Call) -> Answer {
+    async fn complete(&self) -> Answer {
         let form = Form::wanted(&self.headers)?;
         let todo = key(&self.repo, &self.slug)?;
         require_json(&self.headers)?;
         let complete: Complete = parse(&self.body)?;
         let keyed = keyed(&self.headers, &self.what("complete"), form, &self.body)?;
         let wait = wait_ms_or_default(&self.headers);
-        let asked = async { of_work(self.handle.complete(&todo, complete, wait, call.traceparent).await?) };
+        let asked = async { of_work(self.handle.complete(&todo, complete, wait, trace()).await?) };
         Ok(shaped(self.handle.under(keyed, asked).await, form))
     }
 

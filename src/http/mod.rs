@@ -58,7 +58,7 @@ const fn open(method: &'static str, path: &'static str, statuses: &'static [u16]
 }
 
 /// Every route there is.
-pub const ROUTES: [Route; 40] = [
+pub const ROUTES: [Route; 42] = [
     route("POST", "/todos/work", &[200, 202], "Ask for work: a worktree that exists, is prepared, in sync and judged."),
     route("GET", "/todos", &[200], "The todos, filtered by repo, stage and lane."),
     route("GET", "/todos/{repo}/{slug}", &[200], "One todo: stage, claim, gates, parked results, history."),
@@ -94,6 +94,8 @@ pub const ROUTES: [Route; 40] = [
     route("GET", "/hangs", &[200], "Dumps of hangs, newest first."),
     route("GET", "/hangs/{id}", &[200], "One dump: stacks, runs, locks, mailboxes, lateness."),
     route("POST", "/debug/hang-dump", &[200], "Make a dump now."),
+    route("GET", "/debug/log", &[200], "Which lines the log has."),
+    route("PUT", "/debug/log", &[200], "Have other lines in the log, until the daemon ends."),
     open("GET", "/livez", &[200], "The process turns."),
     open("GET", "/readyz", &[200, 503], "Whether work is accepted; ?verbose says why."),
     open("GET", "/healthz", &[200, 503], "The same as /readyz."),

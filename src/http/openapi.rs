@@ -23,7 +23,7 @@ use crate::model::readiness::ReadinessView;
 use crate::model::session::{SessionEvent, SessionGroupView, SessionView};
 use crate::model::todo::Complete;
 use crate::model::view::{
-    ActorView, AfterRequest, ExplainRequest, HeartbeatRequest, HoldRequest, LaneView, LeaseView, NoContent,
+    ActorView, AfterRequest, ExplainRequest, HeartbeatRequest, HoldRequest, LaneView, LeaseView, LogView, NoContent,
     PauseRequest, ReleaseRequest, ReportRequest, StatusView, TodoDetail, TodoView,
 };
 use crate::model::work_order::{Completion, WorkOrder, WorkRequest};
@@ -53,6 +53,7 @@ pub(super) fn document() -> Value {
         generator.subschema_for::<AfterRequest>(),
         generator.subschema_for::<PauseRequest>(),
         generator.subschema_for::<NoContent>(),
+        generator.subschema_for::<LogView>(),
         generator.subschema_for::<ExplainRequest>(),
         generator.subschema_for::<TodoView>(),
         generator.subschema_for::<TodoDetail>(),
@@ -137,6 +138,7 @@ fn body(route: &Route) -> Option<&'static str> {
         ("POST", "/failures/explain") => Some("ExplainRequest"),
         ("POST", "/worktrees/{repo}/{name}/refresh" | "/debug/hang-dump") => Some("NoContent"),
         ("POST", "/sessions/{id}/events") => Some("ReportRequest"),
+        ("PUT", "/debug/log") => Some("LogView"),
         _ => None,
     }
 }
@@ -193,6 +195,7 @@ fn good(route: &Route, status: u16) -> Value {
             ("application/json", json!({ "type": "object", "required": ["id", "reason", "culprits"] }))
         }
         ("/debug/hang-dump", _) => ("application/json", schema("HangView")),
+        ("/debug/log", _) => ("application/json", schema("LogView")),
         ("/worktrees", 200) => ("application/json", json!({ "type": "array", "items": schema("WorktreeRow") })),
         ("/worktrees/{repo}/{name}", _) if route.method == "DELETE" => ("application/json", schema("Removal")),
         ("/worktrees/{repo}/{name}", _) => ("application/json", schema("WorktreeDetail")),

@@ -6,6 +6,7 @@ use warp::http::{HeaderValue, StatusCode, header};
 use warp::hyper::body::Bytes;
 use warp::reply::Response;
 
+use super::server::trace;
 use super::{ROUTES, template};
 use crate::actors::clock::operation_id;
 use crate::model::problem::{Problem, ProblemCode};
@@ -59,6 +60,7 @@ pub(super) fn body(problem: &Problem) -> Value {
     let named = problem.extra.get("instance").and_then(Value::as_str).map(str::to_owned);
     let instance = named.or(operation).unwrap_or_else(|| format!("urn:slugline:problem:{}", operation_id()));
     let mut members: Map<String, Value> = problem.extra.clone();
+    members.entry("trace_id").or_insert_with(|| trace().trace_id().into());
     let common = json!({
         "type": format!("/problems/{}", problem.code.as_str().replace('_', "-")),
         "title": problem.code.title(),

@@ -26,17 +26,19 @@ use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio_io_timeout::TimeoutStream;
 use tower_service::Service as _;
-use warp::http::{HeaderName, HeaderValue, Method, Request, StatusCode, header};
+use warp::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
 use warp::reply::Response;
 
 use super::guard::{Access, Peer};
 use super::problem::{from_status, render};
-use super::{Routes, template};
+use super::{ROUTES, Routes, template};
 use crate::actors::health::inflight::{InFlight, RequestOn};
 use crate::actors::health::turning::{Doing, doing};
 use crate::metrics::http as metric;
 use crate::metrics::http::RejectReason;
+use crate::metrics::spans;
 use crate::model::problem::{Problem, ProblemCode};
+use crate::model::trace::Trace;
 
 /// What one caller may cost.
 #[derive(Debug, Clone)]
@@ -75,11 +77,13 @@ const TARGET_BYTES_MAX: usize = 8 * 1024;
 /// How long accepting pauses when the system has no descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// What a request brings besides its content.
-#[derive(Debug, Clone)]
-pub struct Call {
-    /// W3C trace context, when it is a valid one.
-    pub traceparent: Option<String>,
+tokio::task_local! {
+    static TRACE: Trace;
+}
+
+/// Where the request that is being answered is in its trace; the beginning of one where none is being answered.
+pub(super) fn trace() -> Trace {
+    TRACE.try_with(Trace::clone).unwrap_or_else(|_| spans::begin(None, None))
 }
 
 /// A bound server.
@@ -244,23 +248,35 @@ async fn answer(shared: &Shared, peer: Peer, request: Request<Incoming>) -> Resp
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let counted = metric::Method::named(method.as_str());
     let _answering = metric::request_started(counted);
-    let mut response = match admit(shared, peer, request).await {
-        Ok(request) => route(shared, request, &method, &path).await,
-        Err(problem) => render(&problem),
+    let trace = trace_of(request.headers());
+    let known = template(&path);
+    let answered = async {
+        match admit(shared, peer, request).await {
+            Ok(request) => route(shared, request, &method, &path, known).await,
+            Err(problem) => render(&problem),
+        }
     };
+    let mut response = TRACE.scope(trace.clone(), answered).await;
     let headers = response.headers_mut();
+    if let Ok(value) = HeaderValue::from_str(&trace.to_string()) {
+        headers.insert(HeaderName::from_static(TRACEPARENT), value);
+    }
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(HeaderName::from_static("cross-origin-resource-policy"), HeaderValue::from_static("same-origin"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    if let Some(route) = template(&path).filter(|route| !route.ends_with("/log") && *route != "/events") {
-        metric::request_finished(counted, route, response.status().as_u16(), begun.elapsed());
+    if let Some(route) = known.filter(|route| !route.ends_with("/log") && *route != "/events") {
+        let (status, took) = (response.status().as_u16(), begun.elapsed());
+        metric::request_finished(counted, route, status, took);
+        if !is_open(route) {
+            spans::request_ended(&trace, counted.as_str(), route, status, took);
+        }
     }
     response
 }
 
 /// Checks a request's head and reads its body.
 async fn admit(shared: &Shared, peer: Peer, request: Request<Incoming>) -> Result<Request<Full<Bytes>>, Problem> {
-    let (mut head, body) = request.into_parts();
+    let (head, body) = request.into_parts();
     // warp panics on the authority form of CONNECT; the absolute form is for proxies.
     if head.method == Method::CONNECT || head.uri.authority().is_some() || !head.uri.path().starts_with('/') {
         metric::rejected(RejectReason::Malformed);
@@ -298,20 +314,19 @@ async fn admit(shared: &Shared, peer: Peer, request: Request<Incoming>) -> Resul
             ));
         }
     };
-    let traceparent = head
-        .headers
-        .get("traceparent")
-        .and_then(|value| value.to_str().ok())
-        .filter(|text| is_traceparent(text))
-        .map(str::to_owned);
-    head.extensions.insert(Call { traceparent });
     Ok(Request::from_parts(head, Full::new(body)))
 }
 
 /// Asks warp, and turns whatever is no answer of ours into a problem.
-async fn route(shared: &Shared, request: Request<Full<Bytes>>, method: &Method, path: &str) -> Response {
+async fn route(
+    shared: &Shared,
+    request: Request<Full<Bytes>>,
+    method: &Method,
+    path: &str,
+    known: Option<&'static str>,
+) -> Response {
     // warp takes `/todos/` for `/todos`; the table knows one spelling, and so do metrics and the open routes.
-    let Some(known) = template(path) else {
+    let Some(known) = known else {
         return render(&from_status(StatusCode::NOT_FOUND, method.as_str(), path));
     };
     let _on = shared.on.enter(RequestOn { method: method.to_string(), route: known });
@@ -341,11 +356,19 @@ async fn route(shared: &Shared, request: Request<Full<Bytes>>, method: &Method, 
     }
 }
 
-/// `00-<32 hex>-<16 hex>-<2 hex>`, ids not all zero (W3C Trace Context).
-fn is_traceparent(text: &str) -> bool {
-    let parts: Vec<&str> = text.split('-').collect();
-    let hex = |part: &str, length: usize| {
-        part.len() == length && part.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+/// W3C's name for where a caller is in its trace.
+const TRACEPARENT: &str = "traceparent";
+
+/// The place of a request in its trace. Of several headers of a name none is right.
+fn trace_of(headers: &HeaderMap) -> Trace {
+    let one = |name: &str| {
+        let mut given = headers.get_all(name).iter();
+        given.next().filter(|_| given.next().is_none())?.to_str().ok()
     };
-    matches!(parts.as_slice(), ["00", trace, span, flags] if hex(trace, 32) && hex(span, 16) && hex(flags, 2) && trace.bytes().any(|byte| byte != b'0') && span.bytes().any(|byte| byte != b'0'))
+    spans::begin(one(TRACEPARENT), one("tracestate"))
+}
+
+/// Whether a route is asked by machines all the time; then nobody wants to follow each request.
+fn is_open(route: &str) -> bool {
+    ROUTES.iter().any(|known| known.path == route && known.open)
 }

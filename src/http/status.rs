@@ -1,5 +1,6 @@
 //! `GET /status` the daemon at a glance · `GET /readiness` whether automation may rely on it · `GET /jobs` its own duties ·
-//! `GET /incidents` · `GET /hangs`, `GET /hangs/{id}` · `POST /debug/hang-dump` makes one now.
+//! `GET /incidents` · `GET /hangs`, `GET /hangs/{id}` · `POST /debug/hang-dump` makes one now · `GET /debug/log` and `PUT`
+//! which lines are logged.
 
 use warp::Filter;
 use warp::http::{HeaderMap, StatusCode};
@@ -9,9 +10,11 @@ use super::Routes;
 use super::answer::{Form, keyed, require_json, shaped};
 use super::problem::{Answer, json, parse, reply};
 use crate::actors::Handle;
+use crate::metrics::logs;
 use crate::model::hang::HangReason;
 use crate::model::kept::Answered;
-use crate::model::view::NoContent;
+use crate::model::problem::{Problem, ProblemCode};
+use crate::model::view::{LogView, NoContent};
 
 pub(super) fn routes(handle: Handle) -> Routes {
     let with = warp::any().map(move || handle.clone());
@@ -48,8 +51,14 @@ pub(super) fn routes(handle: Handle) -> Routes {
             .then(|headers: HeaderMap, body: Bytes, handle: Handle| async move {
                 reply(dump(&handle, &headers, &body).await)
             });
+    let logged = warp::path!("debug" / "log").and(warp::get()).map(|| reply(logged()));
+    let log = warp::path!("debug" / "log")
+        .and(warp::put())
+        .and(warp::header::headers_cloned())
+        .and(warp::body::bytes())
+        .map(|headers: HeaderMap, body: Bytes| reply(log(&headers, &body)));
     let seen = status.or(readiness).unify().or(jobs).unify().or(incidents).unify();
-    seen.or(hangs).unify().or(hang).unify().or(dump).unify().boxed()
+    seen.or(hangs).unify().or(hang).unify().or(dump).unify().or(logged).unify().or(log).unify().boxed()
 }
 
 async fn status(handle: &Handle) -> Answer {
@@ -66,6 +75,24 @@ async fn hangs(handle: &Handle) -> Answer {
 
 async fn hang(handle: &Handle, id: &str) -> Answer {
     Ok(json(StatusCode::OK, &handle.hang(id).await?))
+}
+
+fn logged() -> Answer {
+    Ok(json(StatusCode::OK, &LogView { level: filter()?.current() }))
+}
+
+fn log(headers: &HeaderMap, body: &Bytes) -> Answer {
+    require_json(headers)?;
+    let LogView { level } = parse(body)?;
+    let filter = filter()?;
+    let before = filter.current();
+    filter.change(&level).map_err(|error| Problem::new(ProblemCode::InvalidRequest, format!("level: {error}")))?;
+    tracing::warn!(before, now = filter.current(), "other lines are logged from now on");
+    logged()
+}
+
+fn filter() -> Result<&'static dyn logs::Filter, Problem> {
+    logs::filter().ok_or_else(|| Problem::new(ProblemCode::Internal, "this process does not log"))
 }
 
 async fn dump(handle: &Handle, headers: &HeaderMap, body: &Bytes) -> Answer {

@@ -7,7 +7,7 @@ use warp::hyper::body::Bytes;
 use super::Routes;
 use super::answer::{Form, keyed, of_work, require_json, shaped, wait_ms};
 use super::problem::{Answer, parse, reply};
-use super::server::Call;
+use super::server::trace;
 use crate::actors::Handle;
 use crate::model::problem::{Problem, ProblemCode};
 use crate::model::work_order::{WAIT_MS_MAX, WorkRequest};
@@ -16,16 +16,15 @@ pub(super) fn routes(handle: Handle) -> Routes {
     warp::path!("todos" / "work")
         .and(warp::post())
         .and(warp::header::headers_cloned())
-        .and(warp::ext::get::<Call>())
         .and(warp::body::bytes())
-        .then(move |headers, call, body| {
+        .then(move |headers, body| {
             let handle = handle.clone();
-            async move { reply(work(&handle, &headers, call, &body).await) }
+            async move { reply(work(&handle, &headers, &body).await) }
         })
         .boxed()
 }
 
-async fn work(handle: &Handle, headers: &HeaderMap, call: Call, body: &Bytes) -> Answer {
+async fn work(handle: &Handle, headers: &HeaderMap, body: &Bytes) -> Answer {
     let form = Form::wanted(headers)?;
     require_json(headers)?;
     let mut request: WorkRequest = parse(body)?;
@@ -37,6 +36,6 @@ async fn work(handle: &Handle, headers: &HeaderMap, call: Call, body: &Bytes) ->
     }
     request.wait_ms = wait_ms(headers).or(request.wait_ms);
     let keyed = keyed(headers, "POST /todos/work", form, body)?;
-    let answer = handle.under(keyed, async { of_work(handle.work(request, call.traceparent).await?) });
+    let answer = handle.under(keyed, async { of_work(handle.work(request, trace()).await?) });
     Ok(shaped(answer.await, form))
 }

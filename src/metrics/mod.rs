@@ -1,4 +1,5 @@
-//! Every metric: name, help, labels, buckets; and the verbs that feed them. Names are declared here and nowhere else.
+//! What is told to the outside of how the daemon runs. Every metric: name, help, labels, buckets; and the verbs that feed
+//! them. Names are declared here and nowhere else. Besides: `spans`, for traces, and `logs`.
 //!
 //! May know `model`. Labels come from closed sets, never from slugs, paths or ids, and every counter and
 //! gauge exists at zero from the start. Handles are looked up once and kept in tables by label, because a look-up costs twenty times a held
@@ -11,9 +12,11 @@ pub mod git;
 pub mod http;
 pub mod inventory;
 pub mod lanes;
+pub mod logs;
 pub mod phases;
 pub mod process;
 pub mod runtime;
+pub mod spans;
 pub mod store;
 pub mod system;
 mod table;
@@ -83,28 +86,18 @@ const BUILD_INFO: Metric = Metric {
     buckets: &[],
 };
 
-const LOG_MESSAGES: Metric = Metric {
-    name: "slugline_log_messages_total",
-    kind: Kind::Counter,
-    labels: "level",
-    help: "Lines that were logged, by level.",
-    buckets: &[],
-};
-
 /// How often the exporter folds what was recorded into its buckets; without it every observation stays in memory.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 
-/// Levels of the log, from the loudest; in the order of `tracing`'s.
-const LOG_LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
-
-static LOGGED: OnceLock<[metrics::Counter; 5]> = OnceLock::new();
 static HANDLE: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
 
 /// Every metric there is, in the order of the reference page.
 #[must_use]
 pub fn all() -> Vec<Metric> {
     [
-        &[BUILD_INFO, LOG_MESSAGES][..],
+        &[BUILD_INFO][..],
+        logs::ALL,
+        spans::ALL,
         system::ALL,
         phases::ALL,
         lanes::ALL,
@@ -138,8 +131,9 @@ pub fn install() {
         }
         all.iter().for_each(describe);
         table::gauge(&BUILD_INFO, &[env!("CARGO_PKG_VERSION"), env!("BUILD_REVISION"), "sqlite"]).set(1.0);
-        LOGGED.get_or_init(|| LOG_LEVELS.map(|level| table::counter(&LOG_MESSAGES, &[level])));
         for create in [
+            logs::create,
+            spans::create,
             system::create,
             phases::create,
             lanes::create,
@@ -175,13 +169,6 @@ fn describe(metric: &Metric) {
         Kind::Gauge | Kind::Seconds => metrics::describe_gauge!(metric.name, metric.help),
         Kind::Histogram => metrics::describe_histogram!(metric.name, metric.help),
     }
-}
-
-/// A line was logged. Costs nothing before [`install`].
-pub fn logged(level: tracing::Level) {
-    let Some(counters) = LOGGED.get() else { return };
-    let at = LOG_LEVELS.iter().position(|known| known.eq_ignore_ascii_case(level.as_str())).unwrap_or(0);
-    counters[at].increment(1);
 }
 
 /// Everything in Prometheus' text format. Takes milliseconds with many series: not on a runtime thread.

@@ -16,6 +16,8 @@ pub struct Keyed {
     pub key: IdempotencyKey,
     /// Digest of method, path, form and body: another request under the same key is a mistake of the caller's.
     pub digest: String,
+    /// The trace it came in.
+    pub trace_id: String,
 }
 
 /// An answer, before it is given its form.

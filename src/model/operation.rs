@@ -70,6 +70,9 @@ pub struct Operation {
     pub lane: Lane,
     /// The worker that asked.
     pub worker: Worker,
+    /// The trace it is in; none for those of before traces were kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace_id: Option<String>,
     /// Where it is.
     pub state: OperationState,
     /// The phase being carried out, while one is.

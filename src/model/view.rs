@@ -492,6 +492,14 @@ pub struct PauseRequest {
 #[serde(deny_unknown_fields)]
 pub struct NoContent {}
 
+/// Which lines the log has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LogView {
+    /// `error`, `warn`, `info`, `debug`, `trace`, or a filter such as `info,slugline::git=debug`.
+    pub level: String,
+}
+
 /// The body of `POST /failures/explain`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

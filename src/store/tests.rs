@@ -26,6 +26,7 @@ fn operation(number: u32, slug: &str) -> Operation {
         todo: todo(slug),
         lane: Lane::parse("builder").expect("lane"),
         worker: Worker::default_of_lane(),
+        trace_id: None,
         state: OperationState::Queued,
         phase: None,
         phases: Vec::new(),

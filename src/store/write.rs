@@ -61,6 +61,8 @@ pub enum Write {
         operation: OperationId,
         /// For which todo.
         todo: TodoKey,
+        /// In which trace.
+        trace_id: String,
         /// What was decided.
         report: PhaseReport,
         /// When.
@@ -210,8 +212,9 @@ pub fn apply(db: &Connection, write: &Write) -> Result<(), StoreError> {
     match write {
         Write::OperationOpened(operation) => operation_opened(db, operation),
         Write::OperationChanged(operation) => operation_changed(db, operation),
-        Write::PhaseFinished { operation, todo, report, at } => {
-            append(db, *at, EventKind::PhaseFinished, todo, &json!({ "operation": operation, "report": report }))
+        Write::PhaseFinished { operation, todo, trace_id, report, at } => {
+            let data = json!({ "operation": operation, "report": report, "trace_id": trace_id });
+            append(db, *at, EventKind::PhaseFinished, todo, &data)
         }
         Write::Decided { change, at } => decided(db, change, *at),
         Write::Kept { key, kept } => answer_kept(db, key, kept),
@@ -384,7 +387,7 @@ fn operation_changed(db: &Connection, operation: &Operation) -> Result<(), Store
 }
 
 fn operation_event(db: &Connection, operation: &Operation, at: Timestamp) -> Result<(), StoreError> {
-    let data = json!({ "operation": operation.id, "state": operation.state, "phase": operation.phase, "lane": operation.lane, "worker": operation.worker });
+    let data = json!({ "operation": operation.id, "state": operation.state, "phase": operation.phase, "lane": operation.lane, "worker": operation.worker, "trace_id": operation.trace_id });
     append(db, at, EventKind::OperationUpdated, &operation.todo, &data)
 }
 

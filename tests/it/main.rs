@@ -20,5 +20,6 @@ mod sessions;
 mod stress;
 mod supervision;
 mod sync;
+mod traces;
 mod worktree;
 mod worktrees;
