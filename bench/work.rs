@@ -539,7 +539,8 @@ fn lag(dir: &Path, rows: &mut Vec<Row>) {
         });
         let ask = |number: u32| {
             let request = json!({ "lane": "builder", "slug": format!("t{number}"), "wait_ms": 45_000 });
-            handle.work(serde_json::from_value(request).expect("a request"), None)
+            handle
+                .work(serde_json::from_value(request).expect("a request"), slugline::metrics::spans::begin(None, None))
         };
         for result in futures_util::future::join_all((1..=16).map(ask)).await {
             result.expect("prepares");
