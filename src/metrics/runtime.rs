@@ -48,24 +48,25 @@ const LAST_PING: Metric = Metric {
     help: "When the runtime last answered the watchdog.",
     buckets: &[],
 };
+/// The label of a job is `name`: Prometheus calls what it scrapes `job`.
 const JOB_RUNS: Metric = Metric {
     name: "slugline_job_runs_total",
     kind: Kind::Counter,
-    labels: "job,result",
+    labels: "name,result",
     help: "Runs of the daemon's own duties, by how they ended.",
     buckets: &[],
 };
 const JOB_SECONDS: Metric = Metric {
     name: "slugline_job_duration_seconds",
     kind: Kind::Histogram,
-    labels: "job",
+    labels: "name",
     help: "Time a run of a duty took.",
     buckets: PHASE_BUCKETS,
 };
 const JOB_RUNNING: Metric = Metric {
     name: "slugline_job_running",
     kind: Kind::Gauge,
-    labels: "job",
+    labels: "name",
     help: "1 while the duty is being done.",
     buckets: &[],
 };

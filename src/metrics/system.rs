@@ -24,8 +24,8 @@ const PROCESS: [Metric; 8] = [
     metric("process_start_time_seconds", Kind::Gauge, "When it was started, in seconds since 1970."),
     metric("process_threads", Kind::Gauge, "Threads it has."),
 ];
-const WORKERS: Metric = metric("tokio_workers_count", Kind::Gauge, "Threads that turn the daemon's tasks.");
-const TASKS: Metric = metric("tokio_live_tasks_count", Kind::Gauge, "Tasks that have not ended.");
+const WORKERS: Metric = metric("tokio_workers", Kind::Gauge, "Threads that turn the daemon's tasks.");
+const TASKS: Metric = metric("tokio_live_tasks", Kind::Gauge, "Tasks that have not ended.");
 const QUEUED: Metric =
     metric("tokio_global_queue_depth", Kind::Gauge, "Tasks that wait for any of those threads to take them.");
 const BUSY: Metric = metric(

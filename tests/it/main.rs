@@ -16,6 +16,7 @@ mod keys;
 mod lanes;
 mod operations;
 mod prepare;
+mod prometheus;
 mod sessions;
 mod stress;
 mod supervision;
