@@ -177,7 +177,7 @@ impl Load<'_> {
         let get = |path: &'static str| async move { self.daemon.client.get(path).await.expect("answers") };
         let slug = format!("t{number:02}");
         // What fails does so in lanes of its own: three failures of a kind pause a lane.
-        let (lane, outcome) = if number % 2 == 0 { ("builder", "done") } else { ("flaky", "failed") };
+        let (lane, outcome) = if number.is_multiple_of(2) { ("builder", "done") } else { ("flaky", "failed") };
         let order = self.work(lane, &slug).await;
         let token = order["claim"]["token"].clone();
         for _ in 0..5 {
