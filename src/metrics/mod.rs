@@ -186,6 +186,29 @@ pub fn render() -> String {
 mod tests {
     use super::*;
 
+    /// What the table cannot say.
+    const AFTERWORD: &str = "
+## How to read them
+
+- Durations are classic histograms in seconds. A Prometheus of version 3 can keep them as native ones without a change here
+  (`convert_classic_histograms_to_nhcb`, see `grafana/prometheus/prometheus.yaml`).
+- `..._timestamp_seconds` is 0 for never; `time() - (x > 0)` is how long ago.
+- `outcome`: `failure` is the repository's own (its command, its content), `error` is the daemon's or the machine's.
+- A daemon that restarts begins at zero; `rate` and `increase` know that.
+- No slug, path, branch, worker or id is a label. `/worktrees`, `/status`, events, logs and traces say which one it was.
+
+## What is not here, and where it is instead
+
+| one might look for | it is |
+|---|---|
+| todos whose lease ran out, and what became of them | `slugline_lease_expirations_total` (they can be claimed again), `slugline_parked_results_total` |
+| hangs of phases and commands | they have deadlines: `outcome=\"timeout\"`, `result=\"timeout\"` |
+| commands the system ended for memory | `result=\"signal\"`: without a control group of their own they cannot be told apart |
+| streams by kind, backends of the ledger | there is one of each |
+| reloads of the configuration | it is read at the start; the log's filter alone changes later |
+| breakers by slug or remote | lanes have breakers; todos wait after failures, fetches are a job |
+";
+
     /// The reference page, generated from the declarations.
     fn reference() -> String {
         let mut page = "# Metrics\n\nGenerated from the code. Every series exists at zero from the start; those of HTTP requests from the first such\nrequest, those of a lane from the first word about it. At most sixteen lanes are told apart; the others are `other`.\n\n| metric | type | labels | meaning |\n|---|---|---|---|\n".to_owned();
@@ -194,6 +217,7 @@ mod tests {
             let kind = metric.kind.word();
             page.push_str(&format!("| `{}` | {kind} | {labels} | {} |\n", metric.name, metric.help));
         }
+        page.push_str(AFTERWORD);
         page
     }
 
