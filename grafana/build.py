@@ -111,7 +111,7 @@ def verdict(by: str, labels: str = "") -> str:
 
 def budget_left() -> str:
     """Of the runs that may be bad in thirty days, the share that is left. Every run is in as many windows."""
-    bad, runs = (f"sum(sum_over_time(slugline:ready_{what}:increase1h{{@}}[30d:15m]))" for what in ("bad", "runs"))
+    bad, runs = (f"sum(sum_over_time(slugline:ready_{what}:increase1h{{@}}[30d:5m]))" for what in ("bad", "runs"))
     return f"1 - ({bad} / ({runs} > 0)) / {BUDGET}"
 
 

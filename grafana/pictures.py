@@ -114,8 +114,8 @@ class Load:
                 self.ask("POST", f"{todo}/release", {"token": claim["token"]})
                 continue
             done = self.random.random() < good
-            outcome = {"token": claim["token"], "outcome": "done" if done else "failed", "summary": "cannot find its own feet"}
-            self.ask("POST", f"{todo}/complete", outcome)
+            how = {"outcome": "done", "summary": "done"} if done else {"outcome": "failed", "reason": "assertion failed: expected 3, found 4"}
+            self.ask("POST", f"{todo}/complete", {"token": claim["token"]} | how)
 
     def visitor(self) -> None:
         """Looks at what there is, as a console would, and now and then at what it may not."""

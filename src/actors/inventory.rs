@@ -20,6 +20,7 @@ use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
 use serde_json::{Map, Value, json};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::alarm::Alarm;
 use super::context::Context;
 use super::look::{self, LookError, LookTask, Told};
 use super::mailbox::{Address, Envelope, Reply};
@@ -225,7 +226,7 @@ pub struct InventoryState {
     waiting_survey: Vec<Reply<()>>,
     waiting_looks: Vec<Reply<()>>,
     base_ref: String,
-    due_at: Option<Instant>,
+    due: Alarm,
     /// Worktrees that are due for a look, the first at the end; made anew when `requeue` says so.
     queue: Vec<(Urgency, String)>,
     requeue: bool,
@@ -290,7 +291,7 @@ impl Actor for InventoryActor {
             waiting_survey: Vec::new(),
             waiting_looks: Vec::new(),
             base_ref: String::new(),
-            due_at: None,
+            due: Alarm::default(),
             queue: Vec::new(),
             requeue: false,
             outbox: Vec::new(),
@@ -316,7 +317,7 @@ impl Actor for InventoryActor {
             match message {
                 InventoryMsg::Want { looked, reply } => state.on_want(looked, reply),
                 InventoryMsg::Noticed => state.on_noticed(),
-                InventoryMsg::Due => state.due_at = None,
+                InventoryMsg::Due => state.due.clear(),
                 InventoryMsg::Released => state.releasing = false,
                 InventoryMsg::Written => {
                     state.writing = false;
@@ -804,15 +805,8 @@ impl InventoryState {
     }
 
     fn wake_at(&mut self, at: Instant) {
-        if self.due_at.is_some_and(|due| due <= at) {
-            return;
-        }
-        self.due_at = Some(at);
         let args = self.args.clone();
-        tokio::spawn(async move {
-            tokio::time::sleep_until(at.into()).await;
-            args.tell(InventoryMsg::Due);
-        });
+        self.due.set(at, move || args.tell(InventoryMsg::Due));
     }
 
     // What is shown.

@@ -7,8 +7,9 @@
 //! `repo`, `board` and `runs` (what outlives an actor), `exclusion` and `exec` (how commands run), `answer` and
 //! `timing` (what is told), `inventory` with `survey`, `look`, `permits`, `watching` and `removal` (worktrees, live),
 //! `sessions` with `log_tail`, `events` (who hears of it), `health` (the daemon watches itself) with `seen` (what it says of
-//! itself) and `levels` (what metrics say of now), `keys` (the same answer again), `log_stream`, `inputs`, `clock`, `faults`.
+//! itself) and `levels` (what metrics say of now), `keys` (the same answer again), `alarm`, `log_stream`, `inputs`, `clock`, `faults`.
 
+pub mod alarm;
 pub mod answer;
 pub mod board;
 pub mod clock;

@@ -186,7 +186,7 @@ impl Load<'_> {
         self.post(&format!("/todos/app/{slug}/heartbeat"), json!({ "token": token, "progress": "on it" })).await;
         self.post(&format!("/todos/app/{slug}/release"), json!({ "token": 999 })).await;
         self.post("/todos/work", json!({ "lane": "other-lane", "slug": slug, "worker": "w2" })).await;
-        let complete = json!({ "token": token, "outcome": outcome, "summary": "so it went" });
+        let complete = json!({ "token": token, "outcome": outcome, "summary": "so it went", "reason": "it broke" });
         self.post(&format!("/todos/app/{slug}/complete"), complete).await;
         self.work("breaking", "bad").await;
         self.post("/todos/work", json!({ "lane": "builder", "slug": "nobody" })).await;
@@ -230,7 +230,7 @@ fn of_dashboards() -> Vec<(String, String)> {
     found
         .into_iter()
         .map(|(place, expr)| {
-            let expr = expr.replace("$__rate_interval", RATE).replace("$__range", "1m").replace("[30d:15m]", "[1h:5s]");
+            let expr = expr.replace("$__rate_interval", RATE).replace("$__range", "1m").replace("[30d:5m]", "[1h:5s]");
             // What shows only what happened is asked for what did not, too.
             let expr = expr.strip_suffix(" > 0").unwrap_or(&expr);
             (place, variable.replace_all(expr, r#"=~".+""#).into_owned())
