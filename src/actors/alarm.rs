@@ -45,21 +45,23 @@ mod tests {
             // Earlier and earlier, and as often later.
             for at in [Duration::from_secs(3_600 - step), Duration::from_secs(7_200 + step)] {
                 let (told, alive) = (told.clone(), alive.clone());
-                alarm.set(begun + at, move || drop((told.send(at), alive)));
+                alarm.set(begun + at, move || {
+                    let _ = (told.send(at), alive);
+                });
             }
         }
         while Arc::strong_count(&alive) > 2 {
             tokio::task::yield_now().await;
         }
         let soon = told.clone();
-        alarm.set(begun, move || drop(soon.send(Duration::ZERO)));
+        alarm.set(begun, move || soon.send(Duration::ZERO).expect("is heard"));
         assert_eq!(heard.recv().await, Some(Duration::ZERO));
         while Arc::strong_count(&alive) > 1 {
             tokio::task::yield_now().await;
         }
         alarm.clear();
         let (again, later) = (told.clone(), Duration::from_millis(1));
-        alarm.set(Instant::now() + later, move || drop(again.send(later)));
+        alarm.set(Instant::now() + later, move || again.send(later).expect("is heard"));
         assert_eq!(heard.recv().await, Some(later), "after it told it can be set to any time again");
     }
 }
