@@ -5,7 +5,7 @@ daemon is scraped --scrapes times on one connection, every fifty milliseconds, o
 work as fast as it is answered. In between each time Prometheus is scraped, whose own page is what a user knows. What
 the caller loses while it is scraped is measured too. bench/recording (Rust) says what noting costs.
 """
-import argparse, json, os, re, shutil, signal, subprocess, tempfile, threading, time, urllib.request
+import argparse, concurrent.futures, json, os, re, shutil, signal, socket, subprocess, tempfile, threading, time, urllib.request
 
 from daemon import Daemon, Connection
 from corpus import git
@@ -30,7 +30,6 @@ class Repo:
 def prometheus(where):
     """A Prometheus that scrapes itself; its process and address."""
     tools = subprocess.run(["grafana/fetch-prometheus"], check=True, capture_output=True, text=True).stdout.strip()
-    import socket
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
@@ -82,7 +81,7 @@ def main():
     parser.add_argument("--scrapes", type=int, default=200)
     args = parser.parse_args()
     os.makedirs("bench/out", exist_ok=True)
-    where = tempfile.mkdtemp(prefix="scrape-", dir="bench/out")
+    where = os.path.abspath(tempfile.mkdtemp(prefix="scrape-", dir="bench/out"))
     table, rival = Table("Prometheus' own page, or naming"), None
     try:
         rival, address = prometheus(where)
@@ -91,13 +90,10 @@ def main():
 
             def claim(part):
                 for number in range(part, args.slugs, len(workers)):
-                    workers[part].json("POST", "/todos/work", {"lane": f"lane-{number % 40}", "slug": f"s{number:04}", "worker": f"w{number}", "wait_ms": 60_000}
-                                       if number else {"lane": "a", "slug": "s0000", "worker": "w0", "wait_ms": 60_000})
-            threads = [threading.Thread(target=claim, args=(part,)) for part in range(len(workers))]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
+                    workers[part].json("POST", "/todos/work", {"lane": f"lane-{number % 40}", "slug": f"s{number:04}", "worker": f"w{number}", "wait_ms": 30_000}
+                                       if number else {"lane": "a", "slug": "s0000", "worker": "w0", "wait_ms": 30_000})
+            with concurrent.futures.ThreadPoolExecutor(len(workers)) as pool:
+                list(pool.map(claim, range(len(workers))))
             ours, theirs = daemon.connect(), Connection(address, "none")
             idle, known, busy = [], [], []
             for _ in range(args.scrapes):
@@ -112,7 +108,7 @@ def main():
             calm.start()
             time.sleep(args.scrapes * PAUSE)
             calm = calm.end()
-            watched = Caller(daemon)
+            watched, ours = Caller(daemon), daemon.connect()
             watched.start()
             for _ in range(args.scrapes):
                 busy.append(scrape(ours)[0])
