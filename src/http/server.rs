@@ -26,6 +26,7 @@ use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio_io_timeout::TimeoutStream;
 use tower_service::Service as _;
+use tracing::Instrument as _;
 use warp::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
 use warp::reply::Response;
 
@@ -256,7 +257,12 @@ async fn answer(shared: &Shared, peer: Peer, request: Request<Incoming>) -> Resp
             Err(problem) => render(&problem),
         }
     };
-    let mut response = TRACE.scope(trace.clone(), answered).await;
+    // Lines that are logged on the way, also by the actors that are asked, say which request it was.
+    let span = match known.filter(|route| !is_open(route)) {
+        Some(route) => tracing::info_span!("request", method = counted.as_str(), route, trace_id = trace.trace_id()),
+        None => tracing::Span::none(),
+    };
+    let mut response = TRACE.scope(trace.clone(), answered.instrument(span)).await;
     let headers = response.headers_mut();
     if let Ok(value) = HeaderValue::from_str(&trace.to_string()) {
         headers.insert(HeaderName::from_static(TRACEPARENT), value);

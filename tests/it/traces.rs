@@ -112,6 +112,20 @@ async fn which_lines_are_logged_is_changed_at_run_time_and_lines_of_a_run_say_ru
     for line in of_trace(TRACE) {
         assert_eq!(line["operation"], operation.as_str(), "{line}");
     }
+    // Those of a request that starts nothing are within it.
+    let headers = [("content-type", "application/json"), ("traceparent", &PARENT.replace("0af", "1af"))];
+    daemon
+        .client
+        .send(Method::PUT, "/debug/log", &headers, json!({ "level": "info" }).to_string().into())
+        .await
+        .expect("answers");
+    let asked = TRACE.replace("0af", "1af");
+    until("the request's own line", || async {
+        let spans = |line: &Value| line["spans"].as_array().cloned().unwrap_or_default();
+        let found = lines().iter().any(|line| spans(line).iter().any(|span| span["trace_id"] == asked.as_str()));
+        found.then_some(())
+    })
+    .await;
     let around = lines().into_iter().filter(|line| line["spans"][0]["trace_id"] == TRACE).count();
     assert!(around > 0, "lines that do not say it themselves are within the run that does");
     let counted = daemon.client.get("/metrics").await.expect("answers").text();
