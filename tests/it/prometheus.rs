@@ -94,6 +94,69 @@ fn every_alert_and_rule_is_valid_fires_in_a_case_and_keeps_quiet_in_another() {
     }
 }
 
+/// The values of a page by series, as written.
+fn values(page: &str) -> BTreeMap<&str, &str> {
+    page.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.rsplit_once(' ')).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_and_how_lanes_actors_and_the_ledger_stand_is_told_as_it_is() {
+    let site = Site::new();
+    let repo = site.app(&["one", "two", "three"], "");
+    repo.write("todos/roadmap.yaml", "- slug: one\n- slug: two\n- slug: three\n  lane: reviewer\n");
+    repo.commit("a lane of its own");
+    let config = site.path("slugline.toml");
+    super::harness::write(&config, "[jobs]\nreadiness_every_ms = 100\n[[lane]]\nname = \"builder\"\nwip_limit = 2\n");
+    let daemon = site.spawn_with(&[&repo], &[("SLUGLINE_CONFIG", config)]).await;
+    let post = |path: &'static str, body: Value| {
+        let client = &daemon.client;
+        async move { client.post(path, &body).await.expect("answers") }
+    };
+    let given = post("/todos/work", json!({ "lane": "builder", "slug": "one", "wait_ms": 20_000 })).await;
+    assert_eq!(given.status, 200, "{}", given.text());
+    assert_eq!(post("/lanes/reviewer/pause", json!({ "reason": "a try" })).await.status, 200);
+    // Both of these are looked for every fifteen seconds at most: the first time found nothing read.
+    let page = until("what waits to be told", || async {
+        let page = daemon.client.get("/metrics").await.expect("answers").text();
+        (values(&page).get("slugline_queue_depth{lane=\"reviewer\"}") == Some(&"1")).then_some(page)
+    })
+    .await;
+    let told = values(&page);
+    for (series, value) in [
+        ("slugline_queue_depth{lane=\"(any)\"}", "1"),
+        ("slugline_work_items{state=\"ready\"}", "2"),
+        ("slugline_work_items{state=\"build\"}", "1"),
+        ("slugline_lane_in_use{lane=\"builder\"}", "1"),
+        ("slugline_lane_capacity{lane=\"builder\"}", "2"),
+        ("slugline_lane_open{lane=\"builder\"}", "1"),
+        ("slugline_lane_capacity{lane=\"reviewer\"}", "inf"),
+        ("slugline_lane_open{lane=\"reviewer\"}", "0"),
+        ("slugline_breakers{scope=\"lane\",state=\"open\"}", "1"),
+        ("slugline_claims_total{lane=\"builder\",result=\"granted\"}", "1"),
+        ("slugline_queue_wait_seconds_count{lane=\"builder\"}", "1"),
+        ("slugline_claims_active", "1"),
+        ("slugline_actors{kind=\"slug\",state=\"idle\"}", "1"),
+        ("slugline_actors{kind=\"repository\",state=\"parked\"}", "0"),
+        ("slugline_singleflight_waiters{op=\"work\"}", "0"),
+        ("http_server_active_requests{http_request_method=\"GET\"}", "1"),
+    ] {
+        assert_eq!(told.get(series), Some(&value), "{series}");
+    }
+    let number = |series: &str| told[series].parse::<f64>().expect("a number");
+    let now = std::time::SystemTime::UNIX_EPOCH.elapsed().expect("after 1970").as_secs_f64();
+    let waited = now - number("slugline_work_oldest_ready_timestamp_seconds");
+    assert!((0.0..120.0).contains(&waited), "{waited} s");
+    assert!(number("slugline_store_bytes{file=\"db\"}") > 0.0);
+    let (free, size) = ("slugline_disk_free_bytes{dir=\"data\"}", "slugline_disk_size_bytes{dir=\"data\"}");
+    assert!(number(free) > 0.0 && number(free) <= number(size), "{} of {}", told[free], told[size]);
+    assert!(told["process_cpu_seconds_total"].contains('.'), "seconds with their fractions");
+    assert_eq!(post("/todos/app/one/release", json!({ "token": 1 })).await.status, 200);
+    let page = daemon.client.get("/metrics").await.expect("answers").text();
+    let told = values(&page);
+    assert_eq!(told.get("slugline_claim_hold_seconds_count{outcome=\"released\"}"), Some(&"1"));
+    assert_eq!((told["slugline_claims_active"], told["slugline_lane_in_use{lane=\"builder\"}"]), ("0", "0"));
+}
+
 /// A Prometheus that scrapes one daemon every second. Killed when dropped.
 struct Prometheus {
     child: Child,

@@ -141,28 +141,30 @@ struct Look {
 impl Look {
     fn go_on(mut self, over: &AtomicBool) {
         let mut wake_at = nanos();
-        let (mut waited, mut read_at) = (waited_for_cpu(), wake_at);
+        let mut spent = spent_here();
         while !over.load(Ordering::Acquire) {
             let now = nanos();
-            if let Some(late) = now.checked_sub(wake_at).filter(|late| *late >= self.threshold / 2) {
-                // Late because of others on the machine, or because this process was stopped? Only the first is lag.
-                let starved = waited_for_cpu().zip(waited).map_or(late, |(now, before)| now.saturating_sub(before));
-                if late.saturating_sub(starved) >= self.threshold / 2 {
-                    tracing::warn!(
-                        for_ms = late / 1_000_000,
-                        "this process was stopped for a while; nobody is charged with it"
-                    );
-                    self.pulse.was_stopped(wake_at, now);
-                }
-            }
+            self.judge_gap(wake_at, now, spent);
             let Some(context) = self.context.upgrade() else { return };
             self.look(&context, now);
             drop(context);
-            wake_at = self.next_look(nanos());
-            if wake_at.saturating_sub(read_at) >= 1_000_000_000 {
-                (waited, read_at) = (waited_for_cpu(), wake_at);
-            }
+            let done = nanos();
+            // A stop may come while it looks, too.
+            self.judge_gap(now, done, spent);
+            wake_at = self.next_look(done);
+            spent = spent_here();
             std::thread::park_timeout(Duration::from_nanos(wake_at.saturating_sub(nanos())));
+        }
+    }
+
+    /// Time in which this thread did not get on: because of others on the machine, or because the process was stopped? Only
+    /// the first is lag. What the thread has spent since `spent` was read is known not to be a stop.
+    fn judge_gap(&self, from: u64, to: u64, spent: Option<u64>) {
+        let Some(gap) = to.checked_sub(from).filter(|gap| *gap >= self.threshold / 2) else { return };
+        let explained = spent_here().zip(spent).map_or(gap, |(now, before)| now.saturating_sub(before));
+        if gap.saturating_sub(explained) >= self.threshold / 2 {
+            tracing::warn!(for_ms = gap / 1_000_000, "this process was stopped for a while; nobody is charged with it");
+            self.pulse.was_stopped(from, to);
         }
     }
 
@@ -459,9 +461,13 @@ fn ago(now: Timestamp, nanos: u64) -> Timestamp {
     now.plus_ms(-i64::try_from(nanos / 1_000_000).unwrap_or(0))
 }
 
-/// How long this thread has waited for a processor so far, in nanoseconds; `None` where the system does not count it.
-fn waited_for_cpu() -> Option<u64> {
-    std::fs::read_to_string("/proc/thread-self/schedstat").ok()?.split_whitespace().nth(1)?.parse().ok()
+/// How long this thread has had a processor, or waited for one or for the stack of another thread, so far, in nanoseconds;
+/// `None` where the system does not count it.
+fn spent_here() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    let mut numbers = text.split_whitespace().map(str::parse::<u64>);
+    let (had, waited) = (numbers.next()?.ok()?, numbers.next()?.ok()?);
+    Some(had.saturating_add(waited).saturating_add(stacks::waited()))
 }
 
 /// What the system says a thread does.

@@ -72,6 +72,15 @@ fn signal() -> Option<c_int> {
     })
 }
 
+/// How long threads were waited for to answer, in all, in nanoseconds.
+static WAITED: AtomicU64 = AtomicU64::new(0);
+
+/// How long threads were waited for to answer so far, in all, in nanoseconds.
+#[must_use]
+pub fn waited() -> u64 {
+    WAITED.load(Ordering::Acquire)
+}
+
 /// The addresses on the stack of a thread of this process, innermost first; `None` when it did not answer in time.
 #[must_use]
 pub fn of_thread(tid: i32) -> Option<Vec<usize>> {
@@ -86,6 +95,9 @@ pub fn of_thread(tid: i32) -> Option<Vec<usize>> {
     while sent == 0 && TAKEN.load(Ordering::Acquire) == before && begun.elapsed() < ANSWER_LIMIT {
         std::thread::park_timeout(Duration::from_micros(200));
     }
+    // No longer than it was meant to wait: what is beyond was not its choice.
+    let waited = begun.elapsed().min(ANSWER_LIMIT).as_nanos();
+    WAITED.fetch_add(u64::try_from(waited).unwrap_or(0), Ordering::AcqRel);
     if TAKEN.load(Ordering::Acquire) == before {
         let _ = WANTED.compare_exchange(tid, 0, Ordering::AcqRel, Ordering::Acquire);
         return None;
