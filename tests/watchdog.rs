@@ -4,7 +4,7 @@
 //! tests share two processors, so one runs at a time.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -489,6 +489,16 @@ fn nothing_is_ever_dumped_while_nothing_hangs() {
     assert!(samples > 50, "{samples} measurements within the last minute");
 }
 
+/// A process that does not outlive its test, however that ends.
+struct Spawned(Child);
+
+impl Drop for Spawned {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 #[test]
 fn a_process_that_is_stopped_charges_nobody_with_it() {
     let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
@@ -496,7 +506,7 @@ fn a_process_that_is_stopped_charges_nobody_with_it() {
     let app = dir.path().canonicalize().expect("is there").join("app");
     repository(&app, &["fix"]);
     let data = dir.path().join("data");
-    let mut child = Command::new(env!("CARGO_BIN_EXE_slugline"))
+    let child = Command::new(env!("CARGO_BIN_EXE_slugline"))
         .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
         .arg(&data)
         .arg("--repo")
@@ -508,7 +518,8 @@ fn a_process_that_is_stopped_charges_nobody_with_it() {
         .current_dir(dir.path())
         .spawn()
         .expect("starts");
-    let pid = rustix::process::Pid::from_child(&child);
+    let child = Spawned(child);
+    let pid = rustix::process::Pid::from_child(&child.0);
     let begun = Instant::now();
     let waited = |what: &str| assert!(begun.elapsed() < PATIENCE, "waited for {what}");
     while !data.join("readiness.json").exists() {
@@ -538,8 +549,6 @@ fn a_process_that_is_stopped_charges_nobody_with_it() {
         waited("a dump by hand");
         std::thread::park_timeout(Duration::from_millis(20));
     };
-    let _ = child.kill();
-    let _ = child.wait();
     assert!(dumps.iter().all(|dump| dump.reason == HangReason::ByHand), "{dumps:?}");
 }
 
@@ -570,7 +579,7 @@ fn systemd_hears_nothing_of_a_daemon_whose_runtime_does_not_turn() {
     let dir = tempfile::tempdir().expect("temp dir");
     let socket = std::os::unix::net::UnixDatagram::bind(dir.path().join("notify")).expect("binds");
     socket.set_read_timeout(Some(Duration::from_millis(100))).expect("sets");
-    let mut child = Command::new(std::env::current_exe().expect("is known"))
+    let child = Command::new(std::env::current_exe().expect("is known"))
         .args(["--exact", "plays_a_daemon_whose_runtime_stops_turning_when_asked", "--test-threads=1"])
         .env(PLAYS, dir.path())
         .env("NOTIFY_SOCKET", dir.path().join("notify"))
@@ -579,6 +588,7 @@ fn systemd_hears_nothing_of_a_daemon_whose_runtime_does_not_turn() {
         .stderr(std::process::Stdio::null())
         .spawn()
         .expect("starts");
+    let mut child = Spawned(child);
     let (mut pings, mut buffer, begun) = (Vec::new(), [0_u8; 256], Instant::now());
     let mut held_up = None;
     while !dir.path().join("over").exists()
@@ -596,7 +606,7 @@ fn systemd_hears_nothing_of_a_daemon_whose_runtime_does_not_turn() {
         }
     }
     std::fs::write(dir.path().join("end"), "").expect("writes");
-    let _ = child.wait();
+    let _ = child.0.wait();
     let said = std::fs::read_to_string(dir.path().join("over")).expect("reads");
     assert_eq!(said, "Some(AllWorkersStuck)");
     let before: Vec<Duration> = pings[..10].windows(2).map(|two| two[1] - two[0]).collect();

@@ -146,16 +146,18 @@ impl RunExec {
         spec.on_started = Some(Box::new(move |started| pid.set(started)));
         let result = self.context.runner.run(spec, &self.stop).await;
         metric::command_ended(self.phase);
-        match &result {
-            Ok(exit) => metric::command_exited(self.phase, &ended(exit)),
-            Err(_) => metric::command_not_started(self.phase),
-        }
         let how = match &result {
-            Ok(Exit { outcome: ExitOutcome::Code(code), .. }) => Ok(*code),
-            Ok(exit) => Err(ended(exit).result.as_str()),
-            Err(_) => Err("spawn_error"),
+            Ok(exit) => {
+                let ended = ended(exit);
+                metric::command_exited(self.phase, &ended);
+                if let ExitOutcome::Code(code) = exit.outcome { Ok(code) } else { Err(ended.result) }
+            }
+            Err(_) => {
+                metric::command_not_started(self.phase);
+                Err(metric::ExitResult::SpawnError)
+            }
         };
-        spans::command_ended(&trace, &line, how, begun.elapsed());
+        spans::command_ended(&trace, &line, how.map_err(metric::ExitResult::as_str), begun.elapsed());
         result
     }
 

@@ -16,9 +16,10 @@ use tokio::sync::watch;
 
 use super::faults::Faults;
 use super::mailbox::{Address, Envelope, Reply};
-use crate::metrics::{actors::ActorKind, store as metric};
+use crate::metrics::actors::ActorKind;
+use crate::metrics::store::StoreOp;
 use crate::model::problem::{Problem, ProblemCode};
-use crate::store::{Chain, Store, StoreError, Write};
+use crate::store::{self, Chain, Store, StoreError, Write};
 
 /// Messages that may wait: facts and questions about the store, never the writes themselves.
 const MAILBOX_LIMIT: usize = 256;
@@ -92,11 +93,7 @@ impl Ledger {
             Some(store) => store.commit(batch).await,
             None => Err(StoreError::Gone),
         };
-        metric::operation_finished(
-            metric::StoreOp::Commit,
-            result.as_ref().err().map(StoreError::fault),
-            begun.elapsed(),
-        );
+        store::observe(StoreOp::Commit, begun, &result);
         self.faults.hit("ledger.committed");
         result.map(|seq| self.reached(seq)).map_err(|error| self.note(&error))
     }
@@ -116,11 +113,7 @@ impl Ledger {
                 Some(written) => written.await,
                 None => Err(StoreError::Gone),
             };
-            metric::operation_finished(
-                metric::StoreOp::Commit,
-                result.as_ref().err().map(StoreError::fault),
-                begun.elapsed(),
-            );
+            store::observe(StoreOp::Commit, begun, &result);
             ledger.faults.hit("ledger.committed");
             result.map(|seq| ledger.reached(seq)).map_err(|error| ledger.note(&error))
         }

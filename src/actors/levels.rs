@@ -27,7 +27,7 @@ impl Handle {
         let children = context.supervised.all().into_iter().map(|(name, status)| {
             let vitals = seen.get(&(status.kind.as_str(), Arc::from(name)));
             let state = match status.state {
-                "given_up" | "hung" => ActorState::Parked,
+                _ if status.is_down() => ActorState::Parked,
                 "running" => doing(vitals),
                 _ => ActorState::Starting,
             };

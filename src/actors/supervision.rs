@@ -82,6 +82,14 @@ pub struct ChildStatus {
     pub reasons: VecDeque<Restarted>,
 }
 
+impl ChildStatus {
+    /// Whether it is down for good, or hangs.
+    #[must_use]
+    pub fn is_down(&self) -> bool {
+        matches!(self.state, "given_up" | "hung")
+    }
+}
+
 /// A restart, or the end of them, that nobody was told of yet.
 #[derive(Debug, Clone)]
 pub struct Untold {
@@ -128,9 +136,8 @@ impl Supervised {
     /// Those that are down for good, or hang.
     #[must_use]
     pub fn down(&self) -> Vec<(String, ChildStatus)> {
-        let is_down = |status: &ChildStatus| matches!(status.state, "given_up" | "hung");
         let inner = self.inner();
-        let down = inner.children.iter().filter(|(_, status)| is_down(status));
+        let down = inner.children.iter().filter(|(_, status)| status.is_down());
         down.map(|((_, name), status)| (name.clone(), status.clone())).collect()
     }
 
@@ -326,12 +333,9 @@ impl Children {
 
     /// A child that was given up is left to be started anew by whoever needs it.
     pub fn forget(&mut self, name: &str) {
-        if let Some(child) = self.by_name.remove(name) {
-            if child.state == ChildState::GivenUp {
-                self.supervised.inner().children.remove(&(child.kind.as_str(), child.shown));
-            } else {
-                self.by_name.insert(name.to_owned(), child);
-            }
+        let given_up = self.by_name.get(name).is_some_and(|child| child.state == ChildState::GivenUp);
+        if given_up && let Some(child) = self.by_name.remove(name) {
+            self.supervised.inner().children.remove(&(child.kind.as_str(), child.shown));
         }
     }
 

@@ -258,7 +258,8 @@ async fn answer(shared: &Shared, peer: Peer, request: Request<Incoming>) -> Resp
         }
     };
     // Lines that are logged on the way, also by the actors that are asked, say which request it was.
-    let span = match known.filter(|route| !is_open(route)) {
+    let followed = known.filter(|route| !is_open(route));
+    let span = match followed {
         Some(route) => tracing::info_span!("request", method = counted.as_str(), route, trace_id = trace.trace_id()),
         None => tracing::Span::none(),
     };
@@ -273,7 +274,7 @@ async fn answer(shared: &Shared, peer: Peer, request: Request<Incoming>) -> Resp
     if let Some(route) = known.filter(|route| !route.ends_with("/log") && *route != "/events") {
         let (status, took) = (response.status().as_u16(), begun.elapsed());
         metric::request_finished(counted, route, status, took);
-        if !is_open(route) {
+        if followed.is_some() {
             spans::request_ended(&trace, counted.as_str(), route, status, took);
         }
     }

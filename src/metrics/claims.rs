@@ -201,10 +201,9 @@ pub fn claims_are(count: usize) {
     HELD.active.set(count as f64);
 }
 
-#[expect(clippy::cast_precision_loss, reason = "milliseconds of a claim")]
 fn held_seconds(ending: &Ending) -> f64 {
     let granted = ending.granted_at.unwrap_or(ending.at);
-    ending.at.as_ms().saturating_sub(granted.as_ms()).max(0) as f64 / 1_000.0
+    (ending.at.as_seconds() - granted.as_seconds()).max(0.0)
 }
 
 /// What was decided, told from what is written of it.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use metrics::{Counter, Histogram};
 
-use super::table::{self, labels};
+use super::table::{self, OUTCOMES, labels};
 use super::{Kind, Metric, WAIT_BUCKETS};
 
 const OPERATIONS: Metric = Metric {
@@ -109,8 +109,6 @@ struct Tables {
     caches: Vec<[Counter; 2]>,
     stale: Vec<Counter>,
 }
-
-const OUTCOMES: [&str; 2] = ["ok", "error"];
 
 static TABLES: LazyLock<Tables> = LazyLock::new(|| Tables {
     operations: OPS.map(|op| OUTCOMES.map(|outcome| table::histogram(&OPERATIONS, &[op, "cli", outcome]))).into(),

@@ -1,6 +1,6 @@
 //! The log: how many lines of each level, and which are written.
 
-use std::sync::{LazyLock, OnceLock};
+use std::sync::OnceLock;
 
 use metrics::Counter;
 use tracing::Level;
@@ -28,21 +28,18 @@ const LEVELS: [(Level, &str); 5] = [
     (Level::TRACE, "trace"),
 ];
 
-static COUNTERS: LazyLock<[Counter; 5]> =
-    LazyLock::new(|| LEVELS.map(|(_, level)| table::counter(&MESSAGES, &[level])));
-/// Set once there is a recorder: what is logged before is not counted.
-static READY: OnceLock<()> = OnceLock::new();
+/// There once there is a recorder: what is logged before is not counted.
+static COUNTERS: OnceLock<[Counter; 5]> = OnceLock::new();
 
 pub(super) fn create() {
-    LazyLock::force(&COUNTERS);
-    let _ = READY.set(());
+    COUNTERS.get_or_init(|| LEVELS.map(|(_, level)| table::counter(&MESSAGES, &[level])));
 }
 
 /// A line was logged.
 pub fn logged(level: Level) {
-    if READY.get().is_some() {
+    if let Some(counters) = COUNTERS.get() {
         let at = LEVELS.iter().position(|(known, _)| *known == level).unwrap_or(0);
-        COUNTERS[at].increment(1);
+        counters[at].increment(1);
     }
 }
 

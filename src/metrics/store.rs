@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram};
 
-use super::table::{self, labels};
+use super::table::{self, OUTCOMES, labels};
 use super::{Kind, Metric, STORE_BUCKETS};
 
 const OPERATIONS: Metric = Metric {
@@ -103,7 +103,7 @@ struct Tables {
 static TABLES: LazyLock<Tables> = LazyLock::new(|| {
     let by_dir = |metric: &Metric| Dir::ALL.iter().map(|dir| table::gauge(metric, &[dir.as_str()])).collect();
     let operations =
-        |op: &StoreOp| ["ok", "error"].map(|outcome| table::histogram(&OPERATIONS, &["sqlite", op.as_str(), outcome]));
+        |op: &StoreOp| OUTCOMES.map(|outcome| table::histogram(&OPERATIONS, &["sqlite", op.as_str(), outcome]));
     Tables {
         operations: StoreOp::ALL.iter().map(operations).collect(),
         errors: StoreFault::ALL.iter().map(|kind| table::counter(&ERRORS, &[kind.as_str()])).collect(),

@@ -13,17 +13,6 @@ const fn metric(name: &'static str, kind: Kind, help: &'static str) -> Metric {
     Metric { name, kind, labels: "", help, buckets: &[] }
 }
 
-/// Names and meanings are those of Prometheus' own clients.
-const PROCESS: [Metric; 8] = [
-    metric("process_cpu_seconds_total", Kind::Seconds, "Processor time of the daemon itself, without its commands."),
-    metric("process_open_fds", Kind::Gauge, "Files the daemon has open."),
-    metric("process_max_fds", Kind::Gauge, "Files it may have open."),
-    metric("process_virtual_memory_bytes", Kind::Gauge, "Address space it has reserved."),
-    metric("process_virtual_memory_max_bytes", Kind::Gauge, "Address space it may reserve."),
-    metric("process_resident_memory_bytes", Kind::Gauge, "Memory it occupies."),
-    metric("process_start_time_seconds", Kind::Gauge, "When it was started, in seconds since 1970."),
-    metric("process_threads", Kind::Gauge, "Threads it has."),
-];
 const WORKERS: Metric = metric("tokio_workers", Kind::Gauge, "Threads that turn the daemon's tasks.");
 const TASKS: Metric = metric("tokio_live_tasks", Kind::Gauge, "Tasks that have not ended.");
 const QUEUED: Metric =
@@ -35,17 +24,22 @@ const BUSY: Metric = metric(
 );
 const PARKS: Metric = metric("tokio_parks_total", Kind::Counter, "Times one of those threads went to sleep.");
 
-const RUNTIME: [Metric; 5] = [WORKERS, TASKS, QUEUED, BUSY, PARKS];
-
-pub(super) const ALL: &[Metric] = &{
-    let mut all = [WORKERS; 13];
-    let mut at = 0;
-    while at < all.len() {
-        all[at] = if at < PROCESS.len() { PROCESS[at] } else { RUNTIME[at - PROCESS.len()] };
-        at += 1;
-    }
-    all
-};
+pub(super) const ALL: &[Metric] = &[
+    // Names and meanings are those of Prometheus' own clients.
+    metric("process_cpu_seconds_total", Kind::Seconds, "Processor time of the daemon itself, without its commands."),
+    metric("process_open_fds", Kind::Gauge, "Files the daemon has open."),
+    metric("process_max_fds", Kind::Gauge, "Files it may have open."),
+    metric("process_virtual_memory_bytes", Kind::Gauge, "Address space it has reserved."),
+    metric("process_virtual_memory_max_bytes", Kind::Gauge, "Address space it may reserve."),
+    metric("process_resident_memory_bytes", Kind::Gauge, "Memory it occupies."),
+    metric("process_start_time_seconds", Kind::Gauge, "When it was started, in seconds since 1970."),
+    metric("process_threads", Kind::Gauge, "Threads it has."),
+    WORKERS,
+    TASKS,
+    QUEUED,
+    BUSY,
+    PARKS,
+];
 
 struct Tables {
     collector: Collector,

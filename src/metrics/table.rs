@@ -4,6 +4,9 @@ use metrics::{Counter, Gauge, Histogram, Label};
 
 use super::Metric;
 
+/// How an operation of ours ended, in the order of its handles: well, or not.
+pub(super) const OUTCOMES: [&str; 2] = ["ok", "error"];
+
 fn key(metric: &Metric, values: &[&'static str]) -> metrics::Key {
     let labels: Vec<Label> = metric
         .labels

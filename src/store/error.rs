@@ -1,10 +1,11 @@
 //! What can go wrong with the ledger.
 
 use std::path::PathBuf;
+use std::time::Instant;
 
 use rusqlite::ErrorCode;
 
-use crate::metrics::store::StoreFault;
+use crate::metrics::store::{self as metric, StoreFault, StoreOp};
 
 /// Why the ledger could not be opened, written or read.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -41,6 +42,11 @@ pub enum StoreError {
         /// The file.
         path: PathBuf,
     },
+}
+
+/// Tells metrics how an operation of the ledger went.
+pub fn observe<T>(op: StoreOp, begun: Instant, result: &Result<T, StoreError>) {
+    metric::operation_finished(op, result.as_ref().err().map(StoreError::fault), begun.elapsed());
 }
 
 impl StoreError {

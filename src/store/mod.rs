@@ -27,7 +27,7 @@ use rusqlite::Connection;
 use rustix::fs::{FlockOperation, flock};
 use tokio::sync::Semaphore;
 
-pub use error::StoreError;
+pub use error::{StoreError, observe};
 pub use write::{REPLAY_MAX, Write};
 pub use writer::{Chain, StoreStats};
 

@@ -7,8 +7,8 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, Params, Row, params};
 use serde::de::DeserializeOwned;
 
 use super::error::StoreError;
-use super::{ReaderPool, Store, Write, schema};
-use crate::metrics::store::{self as metric, StoreOp};
+use super::{ReaderPool, Store, Write, observe, schema};
+use crate::metrics::store::StoreOp;
 use crate::model::desk::Change;
 use crate::model::event::{Event, EventKind, Subject};
 use crate::model::failure::{Failure, FailureView};
@@ -32,7 +32,7 @@ impl ReaderPool {
     {
         let begun = Instant::now();
         let result = self.lend(read).await;
-        metric::operation_finished(StoreOp::Read, result.as_ref().err().map(StoreError::fault), begun.elapsed());
+        observe(StoreOp::Read, begun, &result);
         result
     }
 
