@@ -26,13 +26,14 @@ use crate::actors::health::sampler::Sampler;
 use crate::actors::health::turning::Workers;
 use crate::actors::ledger::Ledger;
 use crate::actors::{self, Args, Handle, Registered, Settings, inputs};
-use crate::cli::args::{Demo, Health, Serve};
+use crate::cli::args::{Console, Demo, Health, Serve};
 use crate::cli::client::Client;
-use crate::cli::{demo, health};
+use crate::cli::{console, demo, health};
 use crate::config::{AuthMode, Config, Flags, JobConfig, Log, LogFormat, RepositoryConfig, Traces};
 use crate::http;
 use crate::http::guard::Access;
 use crate::http::server::{Limits, Server};
+use crate::http::signing::random;
 use crate::metrics;
 use crate::model::claim::Terms;
 use crate::model::desk::{Rules, WipLimits};
@@ -132,10 +133,10 @@ impl Daemon {
         let (handle, melted) =
             actors::start(args, ledger_path).await.map_err(|error| anyhow!("starting the actors: {error}"))?;
         let sampler = Sampler::start(handle.context(), doors.workers).context("the watchdog cannot be started")?;
-        let access = Access::new(token.as_deref());
+        let access = Access::new(token.as_deref(), handle.context().clock.clone());
         let limits = Limits { connections: config.http.connections_max, ..Limits::default() };
         descriptors_for(config.http.connections_max);
-        let (routes, on) = (http::routes(handle.clone()), handle.context().on.requests.clone());
+        let (routes, on) = (http::routes(handle.clone(), access.clone()), handle.context().on.requests.clone());
         let server = Server::bind_with(config.listen, config.socket.as_deref(), routes, access, limits, on).await?;
         let address = server.address();
         let address_file = data_dir.join("address");
@@ -351,10 +352,7 @@ fn read_or_make_token(path: &Path) -> anyhow::Result<String> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error).with_context(|| format!("reading the token {}", path.display())),
     }
-    let mut random = [0_u8; TOKEN_BYTES];
-    let got = rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
-        .context("the system gives no random numbers")?;
-    anyhow::ensure!(got == TOKEN_BYTES, "the system gave too few random numbers");
+    let random = random::<TOKEN_BYTES>().context("the system gives no random numbers")?;
     let token = inputs::hex(&random);
     write_whole(path, &format!("{token}\n"))?;
     Ok(token)
@@ -382,12 +380,7 @@ pub async fn asked_to_stop() {
 pub fn serve(args: &Serve) -> ExitCode {
     let config = match args.load() {
         Ok(config) => config,
-        Err(faults) => {
-            for fault in faults {
-                eprintln!("slugline: {fault}");
-            }
-            return ExitCode::from(EXIT_USAGE);
-        }
+        Err(faults) => return wrong_usage(&faults),
     };
     let _log = telemetry::init(&config.log, &config.traces);
     finish(run(async |workers| {
@@ -401,14 +394,9 @@ pub fn serve(args: &Serve) -> ExitCode {
 /// `slugline health`.
 #[must_use]
 pub fn health(args: &Health) -> ExitCode {
-    let client = match args.data_dir() {
-        Ok(data_dir) => health::client_of(&data_dir),
-        Err(faults) => {
-            for fault in faults {
-                eprintln!("slugline: {fault}");
-            }
-            return ExitCode::from(EXIT_USAGE);
-        }
+    let client = match args.daemon.data_dir() {
+        Ok(data_dir) => Client::of_data_dir(&data_dir),
+        Err(faults) => return wrong_usage(&faults),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let mut text = Vec::new();
@@ -423,6 +411,20 @@ pub fn health(args: &Health) -> ExitCode {
             ExitCode::from(health::exit_code(Verdict::Unknown))
         }
     }
+}
+
+/// `slugline console`.
+#[must_use]
+pub fn console(args: &Console) -> ExitCode {
+    let data_dir = match args.daemon.data_dir() {
+        Ok(data_dir) => data_dir,
+        Err(faults) => return wrong_usage(&faults),
+    };
+    let shown = Client::of_data_dir(&data_dir).map_err(anyhow::Error::msg).and_then(|client| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(console::show(&client, args.print, &mut io::stdout()))
+    });
+    finish(shown.map(|()| End::Asked))
 }
 
 /// `slugline demo`.
@@ -473,6 +475,7 @@ fn announce(daemon: &Daemon, config: &Config) {
     if let Some(socket) = &config.socket {
         eprintln!("unix socket: {}", socket.display());
     }
+    eprintln!("console: http://{}/console/ (`slugline console` opens it, signed in)", daemon.address);
     let handle = daemon.handle.clone();
     // A repository that cannot be served is said at once, not at its first request; the others are served all the same.
     tokio::task::spawn_blocking(move || {
@@ -507,6 +510,13 @@ fn run(work: impl AsyncFnOnce(Arc<Workers>) -> anyhow::Result<End>) -> anyhow::R
     let end = runtime.block_on(work(workers));
     runtime.shutdown_timeout(Duration::from_secs(1));
     end
+}
+
+fn wrong_usage(faults: &[String]) -> ExitCode {
+    for fault in faults {
+        eprintln!("slugline: {fault}");
+    }
+    ExitCode::from(EXIT_USAGE)
 }
 
 fn finish(end: anyhow::Result<End>) -> ExitCode {

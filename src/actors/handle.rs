@@ -1,6 +1,7 @@
 //! The way in: what `http` (and tests) ask the actors. Finds the right actor, bounds every wait, and asks once more
 //! when an actor died under the question, since nothing was accepted then.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -26,14 +27,15 @@ use crate::model::ids::{Lane, OperationId, Slug, TodoKey, Worker};
 use crate::model::kept::{Answer, Keyed};
 use crate::model::lane::{LaneObstacle, LaneState};
 use crate::model::next::{self, Why};
-use crate::model::operation::Operation;
+use crate::model::operation::{Operation, OperationState};
 use crate::model::problem::{Problem, ProblemCode};
 use crate::model::roadmap::{Catalog, CatalogTodo};
 use crate::model::time::Timestamp;
 use crate::model::todo::{Asker, Complete, Outcome, Stage};
 use crate::model::trace::Trace;
 use crate::model::view::{
-    ClaimHolder, GateView, HistoryEntry, LaneView, Mutation, Ready, TodoDetail, TodoFilter, TodoView, Work,
+    ClaimHolder, GateView, HistoryEntry, LaneView, Mutation, OperationFilter, Ready, RepositoryView, TodoDetail,
+    TodoFilter, TodoView, Work,
 };
 use crate::model::work_order::{Product, WAIT_MS_DEFAULT, WAIT_MS_MAX, WorkRequest};
 
@@ -308,6 +310,49 @@ impl Handle {
         found.ok_or_else(|| unknown_operation(id))
     }
 
+    /// Operations, newest first, each as it is now.
+    pub async fn operations(&self, filter: &OperationFilter) -> Result<Vec<Operation>, Problem> {
+        if let Some(name) = &filter.repo {
+            self.context.repo(Some(name))?;
+        }
+        let live: HashMap<OperationId, Arc<Operation>> =
+            self.context.runs.all().into_iter().filter_map(|run| shown_of(&run.view.borrow())).collect();
+        // The ledger hears that an operation runs only when it ends, so one that is open there may be either; and so many
+        // more are read as may turn out to be in another state.
+        let is_open = |state: &OperationState| matches!(state, OperationState::Queued | OperationState::Running);
+        let mut asked = filter.clone();
+        asked.limit += live.len();
+        if filter.states.iter().any(is_open) {
+            asked.states.extend([OperationState::Queued, OperationState::Running]);
+        }
+        let ledger = &self.context.ledger;
+        let found = ledger.store()?.operations(asked).await.map_err(|error| ledger.note(&error))?;
+        let as_it_is = |operation: Operation| match live.get(&operation.id) {
+            Some(live) if is_open(&operation.state) => (**live).clone(),
+            _ => operation,
+        };
+        let wanted = |operation: &Operation| filter.states.is_empty() || filter.states.contains(&operation.state);
+        Ok(found.into_iter().map(as_it_is).filter(wanted).take(filter.limit).collect())
+    }
+
+    /// Every registered repository, with what keeps those from being used that cannot be.
+    pub async fn repositories(&self) -> Vec<RepositoryView> {
+        let views = self.context.repos.values().map(|entry| async {
+            let problem = read_base(entry).await.err();
+            let registered = &entry.repo.registered;
+            let opened = entry.repo.git_if_open().map(|git| git.base_branch().to_owned());
+            RepositoryView {
+                name: registered.name.clone(),
+                path: registered.path.display().to_string(),
+                base: opened.or_else(|| registered.base.clone()),
+                remote: registered.remote.clone(),
+                usable: problem.is_none(),
+                problem,
+            }
+        });
+        futures_util::future::join_all(views).await
+    }
+
     /// Cancels an operation: its process tree dies first, then this answers. An ended one is left as it is.
     pub async fn cancel(&self, id: &OperationId) -> Result<Operation, Problem> {
         let Some(run) = self.context.runs.by_operation(id) else { return self.operation(id).await };
@@ -540,6 +585,14 @@ fn slug_did_not_answer(todo: &TodoKey, error: AskError) -> Problem {
         AskError::TimedOut => (ProblemCode::DeadlineExceeded, "did not answer in time"),
     };
     Problem::new(code, format!("the actor of {todo} {what}; ask again")).retry_after(1_000)
+}
+
+/// The operation of a run, once it is accepted.
+fn shown_of(view: &RunView) -> Option<(OperationId, Arc<Operation>)> {
+    match view {
+        RunView::Live(operation) | RunView::Ended(operation, _) => Some((operation.id.clone(), operation.clone())),
+        RunView::Opening | RunView::Refused(_) => None,
+    }
 }
 
 fn unknown_operation(id: &OperationId) -> Problem {

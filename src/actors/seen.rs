@@ -21,7 +21,7 @@ use super::sessions::SessionsMsg;
 use super::slug::SlugMsg;
 use super::supervision::ChildStatus;
 use crate::metrics::actors::ActorKind;
-use crate::model::hang::{HangReason, HangView};
+use crate::model::hang::{HangReason, HangView, LagHistory};
 use crate::model::ids::{RepoName, Slug, TodoKey};
 use crate::model::incident::Incident;
 use crate::model::job::{JobView, RunLockView};
@@ -91,6 +91,12 @@ impl Handle {
                 None => (None, None),
             },
         }
+    }
+
+    /// How late timers were within the last hour.
+    #[must_use]
+    pub fn lag(&self) -> LagHistory {
+        self.context().pulse.lag_history()
     }
 
     /// The daemon at a glance.

@@ -178,7 +178,7 @@ impl Sessions {
         let OfClaim { session, activity } = of;
         let state = board.of(&session.todo);
         let claim = state.live(now.awake).filter(|claim| claim.token == session.token);
-        let progress_at = claim.map(|claim| now.wall_of(claim.progress));
+        let progress_at = claim.map(|claim| now.wall_of(claim.progressed()));
         let last_at = activity.last.as_ref().map(|last| last.at);
         let active_at = [Some(session.started_at), progress_at, last_at].into_iter().flatten().max();
         let hold = claim

@@ -13,7 +13,7 @@ use crate::config::{Config, Flags};
     name = "slugline",
     version,
     about = "Hands out work to AI coding agents: ask over HTTP, get a git worktree that exists, is prepared, in sync and judged.",
-    after_help = "Try it:\n  slugline demo\n\nServe a repository:\n  slugline serve --repo /path/to/repo\n\nExit codes: 0 ended as asked, 1 failed, 64 wrong usage or configuration, 70 an actor the daemon cannot do without was given up."
+    after_help = "Try it:\n  slugline demo\n\nServe a repository:\n  slugline serve --repo /path/to/repo\n\nLook at it in a browser:\n  slugline console\n\nExit codes: 0 ended as asked, 1 failed, 64 wrong usage or configuration, 70 an actor the daemon cannot do without was given up."
 )]
 pub struct Cli {
     /// What to do.
@@ -34,6 +34,11 @@ pub enum Command {
         after_help = "Exit codes: 0 GO, 1 NO_GO, 2 UNKNOWN (also when no daemon answers).\n\nIn a script:\n  slugline health --data-dir DIR || echo 'not now'"
     )]
     Health(Health),
+    /// Open the console of a running daemon in a browser, signed in.
+    #[command(
+        after_help = "The link it prints signs in whoever opens it first, within two minutes. When the daemon runs on another machine:\n  ssh -L 7584:127.0.0.1:7584 HOST\n  slugline console --print\nand open the link where you are."
+    )]
+    Console(Console),
     /// Make a sample repository, serve it, ask for work twice and show both answers.
     Demo(Demo),
 }
@@ -61,21 +66,40 @@ pub struct Serve {
     pub worktrees_dir: Option<String>,
 }
 
-/// `slugline health`.
+/// Which of the daemons that run.
 #[derive(Debug, Args)]
-pub struct Health {
+pub struct Running {
     /// Configuration file of the daemon; without it, ./slugline.toml when it is there.
     #[arg(long, env = "SLUGLINE_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Its data directory.
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<String>,
+}
+
+/// `slugline health`.
+#[derive(Debug, Args)]
+pub struct Health {
+    /// Which daemon.
+    #[command(flatten)]
+    pub daemon: Running,
     /// Print the answer as JSON.
     #[arg(long)]
     pub json: bool,
 }
 
-impl Health {
+/// `slugline console`.
+#[derive(Debug, Args)]
+pub struct Console {
+    /// Which daemon.
+    #[command(flatten)]
+    pub daemon: Running,
+    /// Print the link and open nothing.
+    #[arg(long)]
+    pub print: bool,
+}
+
+impl Running {
     /// Where the daemon keeps its address and token; or every fault of the configuration, a line each.
     pub fn data_dir(&self) -> Result<PathBuf, Vec<String>> {
         let (config, data_dir) = (self.config.clone(), self.data_dir.clone());

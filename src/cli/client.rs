@@ -67,6 +67,25 @@ impl Client {
         Self { place: Place::Unix(socket.to_owned()), token: None }
     }
 
+    /// For the daemon on a data directory; the error says what is missing and the way out.
+    pub fn of_data_dir(data_dir: &Path) -> Result<Self, String> {
+        let read = |name: &str| {
+            let path = data_dir.join(name);
+            std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))
+        };
+        let address = read("address").map_err(|error| {
+            format!(
+                "no daemon runs on {} ({error}); start one with `slugline serve`, or name another with --data-dir",
+                data_dir.display()
+            )
+        })?;
+        let address = address
+            .trim()
+            .parse()
+            .map_err(|error| format!("{} holds no address: {error}", data_dir.join("address").display()))?;
+        Ok(Self::tcp(address, read("token").ok().map(|token| token.trim().to_owned())))
+    }
+
     /// `POST` of a JSON body.
     pub async fn post(&self, path: &str, body: &Value) -> anyhow::Result<Reply> {
         self.send(Method::POST, path, &[(header::CONTENT_TYPE.as_str(), "application/json")], body.to_string().into())

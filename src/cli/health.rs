@@ -1,7 +1,6 @@
 //! `slugline health`: asks the daemon whether it is to be relied on, for people and for scripts.
 
 use std::io::{self, Write};
-use std::path::Path;
 
 use super::client::Client;
 use crate::model::readiness::{ReadinessView, Verdict};
@@ -14,25 +13,6 @@ pub const fn exit_code(verdict: Verdict) -> u8 {
         Verdict::NoGo => 1,
         Verdict::Unknown => 2,
     }
-}
-
-/// A client for the daemon on a data directory; the error says what is missing and the way out.
-pub fn client_of(data_dir: &Path) -> Result<Client, String> {
-    let read = |name: &str| {
-        let path = data_dir.join(name);
-        std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))
-    };
-    let address = read("address").map_err(|error| {
-        format!(
-            "no daemon runs on {} ({error}); start one with `slugline serve`, or name another with --data-dir",
-            data_dir.display()
-        )
-    })?;
-    let address = address
-        .trim()
-        .parse()
-        .map_err(|error| format!("{} holds no address: {error}", data_dir.join("address").display()))?;
-    Ok(Client::tcp(address, read("token").ok().map(|token| token.trim().to_owned())))
 }
 
 /// Asks, prints, and says the verdict. Nobody who answers is `UNKNOWN`: whoever asks must not rely on it.

@@ -1,9 +1,10 @@
 //! The command line: what it says (`args`), and a client that talks to the daemon over HTTP like any other (`client`),
-//! which the demo uses (`demo`).
+//! which asks how the daemon is (`health`), opens its console (`console`) and shows what it does (`demo`).
 //!
 //! May know `model` and `config`.
 
 pub mod args;
 pub mod client;
+pub mod console;
 pub mod demo;
 pub mod health;

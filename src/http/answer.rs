@@ -1,6 +1,7 @@
 //! From a request's head to what it asks for, and from an answer to its bytes. An answer is shaped the same way whenever
 //! it is given, so a request that is sent again under its key gets the same bytes.
 
+use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use warp::http::{HeaderMap, HeaderValue, StatusCode, header};
 use warp::hyper::body::Bytes;
@@ -141,12 +142,15 @@ fn good(answered: Answered, form: Form) -> Response {
 pub(super) fn operation_shown(status: StatusCode, operation: &Operation, form: Form) -> Response {
     match form {
         Form::Markdown => raw(status, markdown::TYPE, markdown::operation(operation)),
-        Form::Json => {
-            let mut value = serde_json::to_value(operation).unwrap_or_default();
-            if let (Some(problem), Some(object)) = (&operation.problem, value.as_object_mut()) {
-                object.insert("problem".to_owned(), problem::body(problem));
-            }
-            json(status, &value)
-        }
+        Form::Json => json(status, &operation_value(operation)),
     }
+}
+
+/// An operation as JSON.
+pub(super) fn operation_value(operation: &Operation) -> Value {
+    let mut value = serde_json::to_value(operation).unwrap_or_default();
+    if let (Some(problem), Some(object)) = (&operation.problem, value.as_object_mut()) {
+        object.insert("problem".to_owned(), problem::body(problem));
+    }
+    value
 }

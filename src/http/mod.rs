@@ -2,12 +2,13 @@
 //!
 //! May know `actors` (the handle), `model` and `metrics`. Reading order: `routes` below (the whole table on one
 //! screen), one file per resource (`work`, `claims`, `operations`, `todos`, `lanes`, `failures`, `worktrees`, `sessions`, `events`, `actors`,
-//! `status`, `health`, `openapi`), `answer`, `page`, `problem` and `markdown` (shaping), `guard` (who is let in), `server` (the accept loop with its
-//! limits).
+//! `repositories`, `status`, `health`, `console`, `openapi`), `answer`, `page`, `problem` and `markdown` (shaping), `guard` (who is
+//! let in), `signing` and `sign_in` (browsers), `server` (the accept loop with its limits).
 
 mod actors;
 mod answer;
 mod claims;
+mod console;
 mod events;
 mod failures;
 pub mod guard;
@@ -18,8 +19,11 @@ mod openapi;
 mod operations;
 mod page;
 mod problem;
+mod repositories;
 pub mod server;
 mod sessions;
+mod sign_in;
+pub mod signing;
 mod status;
 mod todos;
 mod work;
@@ -29,6 +33,7 @@ use warp::Filter;
 use warp::filters::BoxedFilter;
 use warp::reply::Response;
 
+use self::guard::Access;
 use crate::actors::Handle;
 
 /// Everything the server answers with.
@@ -58,7 +63,7 @@ const fn open(method: &'static str, path: &'static str, statuses: &'static [u16]
 }
 
 /// Every route there is.
-pub const ROUTES: [Route; 42] = [
+pub const ROUTES: [Route; 52] = [
     route("POST", "/todos/work", &[200, 202], "Ask for work: a worktree that exists, is prepared, in sync and judged."),
     route("GET", "/todos", &[200], "The todos, filtered by repo, stage and lane."),
     route("GET", "/todos/{repo}/{slug}", &[200], "One todo: stage, claim, gates, parked results, history."),
@@ -83,9 +88,16 @@ pub const ROUTES: [Route; 42] = [
     route("GET", "/sessions/{id}/events", &[200], "What happened in a session."),
     route("POST", "/sessions/{id}/events", &[200], "An agent reports what happened."),
     route("GET", "/events", &[200], "Everything that happens, as it happens (server-sent events)."),
+    route("GET", "/operations", &[200], "Operations, newest first, filtered by todo and state."),
     route("GET", "/operations/{id}", &[200], "An operation as it is now."),
     route("DELETE", "/operations/{id}", &[200], "Cancel an operation; its process tree dies first."),
     route("GET", "/operations/{id}/log", &[200], "What an operation's commands printed, followed while it runs."),
+    route(
+        "GET",
+        "/repositories",
+        &[200],
+        "Every registered repository, and what is wrong with those that cannot be used.",
+    ),
     route("GET", "/actors", &[200], "Every actor's own view of itself."),
     route("GET", "/status", &[200], "The daemon at a glance."),
     route("GET", "/readiness", &[200], "Whether automation may rely on the daemon, and why."),
@@ -93,9 +105,17 @@ pub const ROUTES: [Route; 42] = [
     route("GET", "/incidents", &[200], "Operational problems: those that are not over, then the newest that are."),
     route("GET", "/hangs", &[200], "Dumps of hangs, newest first."),
     route("GET", "/hangs/{id}", &[200], "One dump: stacks, runs, locks, mailboxes, lateness."),
+    route("GET", "/lag", &[200], "How late timers were within the last hour."),
     route("POST", "/debug/hang-dump", &[200], "Make a dump now."),
     route("GET", "/debug/log", &[200], "Which lines the log has."),
     route("PUT", "/debug/log", &[200], "Have other lines in the log, until the daemon ends."),
+    open("GET", "/", &[302], "The way to the console."),
+    open("GET", "/console", &[302], "The same."),
+    open("GET", "/console/", &[200, 304], "The console: a page that shows what goes on."),
+    open("GET", "/console/{file}", &[200, 304], "What the page is made of; a file may be in a directory."),
+    open("POST", "/console/sign-in", &[200], "Sign a browser in, by token or by a link's code."),
+    open("POST", "/console/sign-out", &[200], "Sign a browser out."),
+    route("POST", "/console/links", &[200], "A link that signs in whoever opens it, once."),
     open("GET", "/livez", &[200], "The process turns."),
     open("GET", "/readyz", &[200, 503], "Whether work is accepted; ?verbose says why."),
     open("GET", "/healthz", &[200, 503], "The same as /readyz."),
@@ -105,7 +125,7 @@ pub const ROUTES: [Route; 42] = [
 
 /// The whole table. Health comes first: it is asked most and has to cost least.
 #[must_use]
-pub fn routes(handle: Handle) -> Routes {
+pub fn routes(handle: Handle, access: Access) -> Routes {
     health::routes(handle.clone())
         .or(work::routes(handle.clone()))
         .unify()
@@ -127,7 +147,13 @@ pub fn routes(handle: Handle) -> Routes {
         .unify()
         .or(actors::routes(handle.clone()))
         .unify()
-        .or(status::routes(handle))
+        .or(repositories::routes(handle.clone()))
+        .unify()
+        .or(status::routes(handle.clone()))
+        .unify()
+        .or(sign_in::routes(handle, access))
+        .unify()
+        .or(console::routes())
         .unify()
         .or(openapi::routes())
         .unify()
@@ -141,7 +167,10 @@ fn template(path: &str) -> Option<&'static str> {
         let fits = template.split('/').all(|wanted| {
             parts.next().is_some_and(|part| part == wanted || (wanted.starts_with('{') && !part.is_empty()))
         });
-        fits && parts.next().is_none()
+        // Files may be in a directory.
+        fits && parts
+            .next()
+            .is_none_or(|name| template.ends_with("{file}") && !name.is_empty() && parts.next().is_none())
     };
     // A fixed path wins over one with parameters.
     ROUTES

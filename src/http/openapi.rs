@@ -14,7 +14,7 @@ use super::{ROUTES, Route, Routes};
 use crate::model::failure::FailureView;
 use crate::model::filed::NewTodo;
 use crate::model::fingerprint::Explained;
-use crate::model::hang::HangView;
+use crate::model::hang::{HangView, LagHistory};
 use crate::model::incident::Incident;
 use crate::model::job::JobView;
 use crate::model::phase::Phase;
@@ -23,8 +23,9 @@ use crate::model::readiness::ReadinessView;
 use crate::model::session::{SessionEvent, SessionGroupView, SessionView};
 use crate::model::todo::Complete;
 use crate::model::view::{
-    ActorView, AfterRequest, ExplainRequest, HeartbeatRequest, HoldRequest, LaneView, LeaseView, LogView, NoContent,
-    PauseRequest, ReleaseRequest, ReportRequest, StatusView, TodoDetail, TodoView,
+    ActorView, AfterRequest, ExplainRequest, HeartbeatRequest, HoldRequest, LaneView, LeaseView, LinkView, LogView,
+    NoContent, PauseRequest, ReleaseRequest, ReportRequest, RepositoryView, SignInRequest, SignedInView, StatusView,
+    TodoDetail, TodoView,
 };
 use crate::model::work_order::{Completion, WorkOrder, WorkRequest};
 use crate::model::worktree::{Removal, WorktreeDetail, WorktreeRow};
@@ -73,6 +74,11 @@ pub(super) fn document() -> Value {
         generator.subschema_for::<SessionGroupView>(),
         generator.subschema_for::<SessionEvent>(),
         generator.subschema_for::<ReportRequest>(),
+        generator.subschema_for::<LagHistory>(),
+        generator.subschema_for::<RepositoryView>(),
+        generator.subschema_for::<SignInRequest>(),
+        generator.subschema_for::<SignedInView>(),
+        generator.subschema_for::<LinkView>(),
     ] {
         drop(schema);
     }
@@ -87,10 +93,14 @@ pub(super) fn document() -> Value {
         "openapi": "3.1.0",
         "info": { "title": "Slugline", "version": env!("CARGO_PKG_VERSION"), "description": "Hands out work to AI coding agents: ask, and get a worktree that exists, is prepared, in sync and judged." },
         "servers": [{ "url": "http://127.0.0.1:7584" }],
-        "security": [{ "token": [] }],
+        "security": [{ "token": [] }, { "cookie": [], "key": [] }],
         "paths": paths,
         "components": {
-            "securitySchemes": { "token": { "type": "http", "scheme": "bearer", "description": "The token in <data_dir>/token; the unix socket needs none." } },
+            "securitySchemes": {
+                "token": { "type": "http", "scheme": "bearer", "description": "The token in <data_dir>/token; the unix socket needs none." },
+                "cookie": { "type": "apiKey", "in": "cookie", "name": "slugline_7584", "description": "What a browser gets when it signs in; the daemon's port is in the name." },
+                "key": { "type": "apiKey", "in": "header", "name": "X-Slugline-Key", "description": "What the page gets when it signs in; sent beside the cookie." },
+            },
             "schemas": schemas(&mut generator),
         },
         "x-phase-reasons": reasons,
@@ -115,7 +125,7 @@ fn operation(route: &Route) -> Value {
     }
     if let Some(body) = body(route) {
         operation["requestBody"] = json!({ "required": true, "content": { "application/json": { "schema": { "$ref": format!("#/components/schemas/{body}") } } } });
-        if route.path != "/failures/explain" {
+        if route.path != "/failures/explain" && !route.path.starts_with("/console/") {
             let key = json!({ "name": "Idempotency-Key", "in": "header", "required": false, "schema": { "type": "string", "maxLength": 128 } });
             operation["parameters"].as_array_mut().into_iter().for_each(|parameters| parameters.push(key.clone()));
         }
@@ -139,6 +149,8 @@ fn body(route: &Route) -> Option<&'static str> {
         ("POST", "/worktrees/{repo}/{name}/refresh" | "/debug/hang-dump") => Some("NoContent"),
         ("POST", "/sessions/{id}/events") => Some("ReportRequest"),
         ("PUT", "/debug/log") => Some("LogView"),
+        ("POST", "/console/sign-in") => Some("SignInRequest"),
+        ("POST", "/console/sign-out" | "/console/links") => Some("NoContent"),
         _ => None,
     }
 }
@@ -151,6 +163,7 @@ fn query(path: &str) -> Vec<Value> {
         "/worktrees/{repo}/{name}" => &["disk", "dry_run"],
         "/sessions" => &["status", "lane", "repo", "q", "sort", "group", "after", "limit"],
         "/sessions/{id}/events" => &["after", "limit"],
+        "/operations" => &["repo", "slug", "state", "latest", "limit"],
         "/events" => &["types", "repo", "session", "last_event_id"],
         "/readyz" | "/healthz" => &["verbose"],
         _ => &[],
@@ -185,6 +198,14 @@ fn good(route: &Route, status: u16) -> Value {
         ("/failures/explain", _) => ("application/json", schema("Explained")),
         ("/todos", _) => ("application/json", json!({ "type": "array", "items": schema("TodoView") })),
         ("/todos/{repo}/{slug}", _) => ("application/json", schema("TodoDetail")),
+        ("/operations", _) => ("application/json", json!({ "type": "array", "items": schema("Operation") })),
+        ("/repositories", _) => ("application/json", json!({ "type": "array", "items": schema("RepositoryView") })),
+        ("/lag", _) => ("application/json", schema("LagHistory")),
+        ("/console/sign-in", _) => ("application/json", schema("SignedInView")),
+        ("/console/sign-out", _) => ("application/json", json!({ "type": "object" })),
+        ("/console/links", _) => ("application/json", schema("LinkView")),
+        ("/console/", 200) => ("text/html", json!({ "type": "string" })),
+        ("/console/{file}", 200) => ("*/*", json!({ "type": "string" })),
         ("/actors", _) => ("application/json", json!({ "type": "array", "items": schema("ActorView") })),
         ("/status", _) => ("application/json", schema("StatusView")),
         ("/readiness", _) => ("application/json", schema("ReadinessView")),

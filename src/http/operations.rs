@@ -1,23 +1,49 @@
-//! `GET /operations/{id}` as it is now · `DELETE /operations/{id}` cancel · `GET /operations/{id}/log` its output,
+//! `GET /operations` newest first · `GET /operations/{id}` one as it is now · `DELETE /operations/{id}` cancel · `GET /operations/{id}/log` its output,
 //! followed while it runs.
 
 use futures_util::Stream;
+use serde::Deserialize;
+use serde_json::Value;
 use warp::Filter;
 use warp::http::{HeaderMap, HeaderValue, StatusCode, header};
 use warp::reply::{Reply, Response};
 
 use super::Routes;
-use super::answer::{Form, operation_shown};
-use super::problem::{Answer, reply};
+use super::answer::{Form, operation_shown, operation_value};
+use super::problem::{self, Answer, json, reply};
 use crate::actors::Handle;
-use crate::model::ids::OperationId;
+use crate::model::ids::{OperationId, RepoName, Slug};
+use crate::model::operation::{Operation, OperationState};
 use crate::model::problem::{Problem, ProblemCode};
+use crate::model::view::OperationFilter;
+
+/// Operations that are listed when nothing is said, and at most.
+const LIMIT: usize = 50;
+const LIMIT_MAX: usize = 500;
+
+/// The query of the list.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Query {
+    repo: Option<RepoName>,
+    slug: Option<Slug>,
+    /// A comma separated list.
+    state: Option<String>,
+    #[serde(default)]
+    latest: bool,
+    limit: Option<usize>,
+}
 
 pub(super) fn routes(handle: Handle) -> Routes {
     let with = move || {
         let handle = handle.clone();
         warp::any().map(move || handle.clone())
     };
+    let list = warp::path!("operations")
+        .and(warp::get())
+        .and(with())
+        .and(warp::query::raw().or(warp::any().map(String::new)).unify())
+        .then(|handle: Handle, query: String| async move { reply(list(&handle, &query).await) });
     let show =
         warp::path!("operations" / String).and(warp::get()).and(with()).and(warp::header::headers_cloned()).then(
             |id: String, handle: Handle, headers: HeaderMap| async move { reply(show(&handle, &id, &headers).await) },
@@ -30,11 +56,43 @@ pub(super) fn routes(handle: Handle) -> Routes {
         .and(warp::get())
         .and(with())
         .then(|id: String, handle: Handle| async move { reply(log(&handle, &id).await) });
-    show.or(cancel).unify().or(log).unify().boxed()
+    list.or(show).unify().or(cancel).unify().or(log).unify().boxed()
 }
 
 fn id(text: &str) -> Result<OperationId, Problem> {
     OperationId::parse(text).map_err(|error| Problem::new(ProblemCode::UnknownOperation, error.to_string()))
+}
+
+async fn list(handle: &Handle, query: &str) -> Answer {
+    let operations = handle.operations(&filter(query)?).await?;
+    Ok(json(StatusCode::OK, &operations.iter().map(entry).collect::<Vec<_>>()))
+}
+
+fn filter(query: &str) -> Result<OperationFilter, Problem> {
+    let invalid = |detail: String| Problem::new(ProblemCode::InvalidRequest, detail);
+    let Query { repo, slug, state, latest, limit } = problem::query(query, "repo, slug, state, latest and limit")?;
+    if slug.is_some() && repo.is_none() {
+        return Err(invalid("slug needs repo: a todo is named by both".to_owned()));
+    }
+    let limit = limit.unwrap_or(LIMIT);
+    if limit == 0 || limit > LIMIT_MAX {
+        return Err(invalid(format!("limit is {limit}; it is 1 to {LIMIT_MAX}")));
+    }
+    let one = |word: &str| {
+        OperationState::ALL.into_iter().find(|state| state.as_str() == word).ok_or_else(|| {
+            let known = OperationState::ALL.map(OperationState::as_str).join(", ");
+            invalid(format!("state {word:?} is none of {known}"))
+        })
+    };
+    let states = state.iter().flat_map(|states| states.split(',')).map(str::trim).map(one).collect::<Result<_, _>>()?;
+    Ok(OperationFilter { repo, slug, states, latest, limit })
+}
+
+/// An operation in a list: what it came to can be long, and is asked for by itself.
+fn entry(operation: &Operation) -> Value {
+    let mut value = operation_value(operation);
+    value.as_object_mut().and_then(|members| members.remove("result"));
+    value
 }
 
 async fn show(handle: &Handle, text: &str, headers: &HeaderMap) -> Answer {

@@ -99,9 +99,13 @@ struct Shared {
     routes: Routes,
     access: Access,
     limits: Limits,
-    port: u16,
+    address: SocketAddr,
     on: InFlight<RequestOn>,
 }
+
+/// Where the daemon listens, with every request: what is written for browsers names it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Door(pub SocketAddr);
 
 impl Server {
     /// Binds both listeners; nothing is answered yet.
@@ -123,7 +127,7 @@ impl Server {
             Some(path) => Some((bind_unix(path).await?, path.to_owned())),
             None => None,
         };
-        let shared = Arc::new(Shared { routes, access, limits, port: address.port(), on });
+        let shared = Arc::new(Shared { routes, access, limits, address, on });
         Ok(Self { tcp, unix, address, shared })
     }
 
@@ -270,7 +274,8 @@ async fn answer(shared: &Shared, peer: Peer, request: Request<Incoming>) -> Resp
     }
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(HeaderName::from_static("cross-origin-resource-policy"), HeaderValue::from_static("same-origin"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    // The console's files say themselves how they may be kept.
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     if let Some(route) = known.filter(|route| !route.ends_with("/log") && *route != "/events") {
         let (status, took) = (response.status().as_u16(), begun.elapsed());
         metric::request_finished(counted, route, status, took);
@@ -283,7 +288,8 @@ async fn answer(shared: &Shared, peer: Peer, request: Request<Incoming>) -> Resp
 
 /// Checks a request's head and reads its body.
 async fn admit(shared: &Shared, peer: Peer, request: Request<Incoming>) -> Result<Request<Full<Bytes>>, Problem> {
-    let (head, body) = request.into_parts();
+    let (mut head, body) = request.into_parts();
+    head.extensions.insert(Door(shared.address));
     // warp panics on the authority form of CONNECT; the absolute form is for proxies.
     if head.method == Method::CONNECT || head.uri.authority().is_some() || !head.uri.path().starts_with('/') {
         metric::rejected(RejectReason::Malformed);
@@ -298,7 +304,7 @@ async fn admit(shared: &Shared, peer: Peer, request: Request<Incoming>) -> Resul
             format!("request targets have at most {TARGET_BYTES_MAX} bytes"),
         ));
     }
-    shared.access.check(peer, shared.port, &head.method, head.uri.path(), &head.headers)?;
+    shared.access.check(peer, shared.address.port(), &head.method, head.uri.path(), &head.headers)?;
     let too_large = || {
         metric::rejected(RejectReason::BodySize);
         Problem::new(ProblemCode::BodyTooLarge, format!("bodies have at most {} bytes", shared.limits.body_bytes))
@@ -375,7 +381,8 @@ fn trace_of(headers: &HeaderMap) -> Trace {
     spans::begin(one(TRACEPARENT), one("tracestate"))
 }
 
-/// Whether a route is asked by machines all the time; then nobody wants to follow each request.
+/// Whether a route needs no token. Those are asked by machines all the time, or are the console's files; nobody wants to
+/// follow each request.
 fn is_open(route: &str) -> bool {
     ROUTES.iter().any(|known| known.path == route && known.open)
 }

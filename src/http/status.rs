@@ -1,5 +1,5 @@
 //! `GET /status` the daemon at a glance · `GET /readiness` whether automation may rely on it · `GET /jobs` its own duties ·
-//! `GET /incidents` · `GET /hangs`, `GET /hangs/{id}` · `POST /debug/hang-dump` makes one now · `GET /debug/log` and `PUT`
+//! `GET /incidents` · `GET /hangs`, `GET /hangs/{id}` · `GET /lag` · `POST /debug/hang-dump` makes one now · `GET /debug/log` and `PUT`
 //! which lines are logged.
 
 use warp::Filter;
@@ -42,6 +42,8 @@ pub(super) fn routes(handle: Handle) -> Routes {
         .and(warp::get())
         .and(with.clone())
         .then(|id: String, handle: Handle| async move { reply(hang(&handle, &id).await) });
+    let lag =
+        warp::path!("lag").and(warp::get()).and(with.clone()).map(|handle: Handle| json(StatusCode::OK, &handle.lag()));
     let dump =
         warp::path!("debug" / "hang-dump")
             .and(warp::post())
@@ -58,7 +60,7 @@ pub(super) fn routes(handle: Handle) -> Routes {
         .and(warp::body::bytes())
         .map(|headers: HeaderMap, body: Bytes| reply(log(&headers, &body)));
     let seen = status.or(readiness).unify().or(jobs).unify().or(incidents).unify();
-    seen.or(hangs).unify().or(hang).unify().or(dump).unify().or(logged).unify().or(log).unify().boxed()
+    seen.or(hangs).unify().or(lag).unify().or(hang).unify().or(dump).unify().or(logged).unify().or(log).unify().boxed()
 }
 
 async fn status(handle: &Handle) -> Answer {

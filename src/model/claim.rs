@@ -105,6 +105,12 @@ impl Claim {
         now.wall_of(self.expires)
     }
 
+    /// When something last came of it. A hold counts as progress until it ends, but nothing came of it since it began.
+    #[must_use]
+    pub fn progressed(&self) -> Awake {
+        self.progress.min(self.alive)
+    }
+
     /// Whether heartbeats no longer carry it a whole lease on, because nothing new was reported for long.
     #[must_use]
     pub fn wants_progress(&self, now: Awake, terms: &Terms) -> bool {
@@ -220,6 +226,13 @@ pub(super) mod tests {
         assert!(same.wants_progress(at(340), &TERMS));
         let new = first.heartbeat(Some("b"), None, at(340), &TERMS);
         assert_eq!((new.progress, new.expires), (at(340), at(440)));
+    }
+
+    #[test]
+    fn nothing_came_of_a_claim_in_the_future_while_it_waits_for_a_person() {
+        let held = claim().heartbeat(Some("begun"), None, at(20), &TERMS).held(500, "the design", at(40), &TERMS);
+        let held = held.expect("may wait");
+        assert_eq!((held.progress, held.progressed()), (at(540), at(40)));
     }
 
     #[test]

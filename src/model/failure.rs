@@ -78,6 +78,8 @@ pub struct FailureView {
     pub first_at: Timestamp,
     /// When last.
     pub last_at: Timestamp,
+    /// When each was, oldest first, at most the hundred newest.
+    pub times: Vec<Timestamp>,
     /// The newest one's own words.
     pub sample: String,
     /// Where the newest one was seen.

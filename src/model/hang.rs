@@ -115,6 +115,30 @@ pub struct LagView {
     pub samples: usize,
 }
 
+/// How late timers were in one stretch of the last hour.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct LagPoint {
+    /// When the stretch ended.
+    pub at: Timestamp,
+    /// Half of the measurements were at most so late, in milliseconds.
+    pub p50_ms: f64,
+    /// 99 of 100 were.
+    pub p99_ms: f64,
+    /// All were.
+    pub max_ms: f64,
+    /// How many there are.
+    pub samples: usize,
+}
+
+/// How late timers were within the last hour.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct LagHistory {
+    /// How long a stretch is, in milliseconds.
+    pub every_ms: u64,
+    /// Oldest first; none for a stretch in which nothing was measured.
+    pub points: Vec<LagPoint>,
+}
+
 impl LagView {
     /// Of these latenesses, in milliseconds.
     #[must_use]

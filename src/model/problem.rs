@@ -34,7 +34,7 @@ codes! {
     InvalidRequest = "invalid_request", 400, false, "The request is not valid";
     /// A name breaks its rule.
     InvalidName = "invalid_name", 400, false, "A name in the request is not valid";
-    /// No or a wrong bearer token.
+    /// No or a wrong bearer token; nobody is signed in, or with what is not right.
     Unauthorized = "unauthorized", 401, false, "A bearer token is needed";
     /// The Host, Origin or Sec-Fetch-Site header is not one of ours.
     ForbiddenOrigin = "forbidden_origin", 403, false, "The request comes from a place that is not allowed";

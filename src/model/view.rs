@@ -13,8 +13,8 @@ use super::ids::{Lane, RepoName, Slug, TodoKey, Worker};
 use super::incident::Incident;
 use super::job::RunLockView;
 use super::lane::{Gate, LaneState, PausedBy, STEPS};
-use super::operation::Operation;
-
+use super::operation::{Operation, OperationState};
+use super::problem::Problem;
 use super::readiness::{CriterionView, Verdict};
 use super::roadmap::FileFault;
 use super::session::NewSessionEvent;
@@ -284,7 +284,7 @@ impl ClaimHolder {
             granted_at: claim.granted_at,
             expires_at: claim.expires_at(now),
             alive_at: now.wall_of(claim.alive),
-            progress_at: now.wall_of(claim.progress.min(now.awake)),
+            progress_at: now.wall_of(claim.progressed()),
             progress: claim.note.clone(),
             hold: hold.map(|hold| HoldView { why: hold.why.clone(), until: now.wall_of(hold.until) }),
         }
@@ -498,6 +498,67 @@ pub struct NoContent {}
 pub struct LogView {
     /// `error`, `warn`, `info`, `debug`, `trace`, or a filter such as `info,slugline::git=debug`.
     pub level: String,
+}
+
+/// The body of `POST /console/sign-in`: one of the two. Not to be shown in a log.
+#[derive(Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SignInRequest {
+    /// The daemon's token.
+    pub token: Option<String>,
+    /// The code of a link.
+    pub code: Option<String>,
+}
+
+/// The answer to it; the cookie comes with it.
+#[derive(Clone, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct SignedInView {
+    /// What has to be sent beside the cookie, as `X-Slugline-Key`.
+    pub key: String,
+    /// From this instant on neither is worth anything.
+    pub expires_at: Timestamp,
+}
+
+/// The answer to `POST /console/links`.
+#[derive(Clone, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct LinkView {
+    /// Signs in whoever opens it first.
+    pub url: String,
+    /// Until then.
+    pub expires_at: Timestamp,
+}
+
+/// Which operations to list.
+#[derive(Debug, Clone, Default)]
+pub struct OperationFilter {
+    /// Of this repository.
+    pub repo: Option<RepoName>,
+    /// Of this todo of it.
+    pub slug: Option<Slug>,
+    /// In one of these states; in any when there are none.
+    pub states: Vec<OperationState>,
+    /// Only the newest of each todo.
+    pub latest: bool,
+    /// At most so many.
+    pub limit: usize,
+}
+
+/// A registered repository.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+pub struct RepositoryView {
+    /// Its name.
+    pub name: RepoName,
+    /// Where it is.
+    pub path: String,
+    /// Its base branch, when that is known.
+    pub base: Option<String>,
+    /// Its remote, when it has one to fetch from.
+    pub remote: Option<String>,
+    /// Whether work can be handed out in it.
+    pub usable: bool,
+    /// What is wrong with it, when it cannot.
+    #[schemars(with = "Option<Value>")]
+    pub problem: Option<Problem>,
 }
 
 /// The body of `POST /failures/explain`.

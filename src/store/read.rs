@@ -22,6 +22,7 @@ use crate::model::record::{SlugRecord, Verdict, VerdictKey};
 use crate::model::session::{Activity, ClaimSession, LastEvent, NewSessionEvent, SessionEvent};
 use crate::model::time::{Awake, Timestamp};
 use crate::model::todo::{Parked, TodoState};
+use crate::model::view::OperationFilter;
 
 impl ReaderPool {
     /// Lends a connection to `read` on a thread that may block.
@@ -91,6 +92,11 @@ impl Store {
                 records(db, "SELECT record FROM operations WHERE state IN ('queued', 'running') ORDER BY id", [])
             })
             .await
+    }
+
+    /// Operations, newest first: with `latest` only the newest of each todo, and of those the ones in the states.
+    pub async fn operations(&self, filter: OperationFilter) -> Result<Vec<Operation>, StoreError> {
+        self.readers.with(move |db| operations(db, &filter)).await
     }
 
     /// Everything the dispatcher has decided and still goes by, in the order it takes it in.
@@ -296,6 +302,8 @@ fn activity(db: &Connection, id: &SessionId) -> Result<Activity, StoreError> {
 const TALLIED_MAX: i64 = 20_000;
 /// Todos named per line of the failures.
 const FAILED_TODOS_MAX: i64 = 100;
+/// Times said per line of the failures.
+const FAILURE_TIMES_MAX: i64 = 100;
 
 fn failures(db: &Connection, lane: Option<&Lane>, since: Timestamp) -> Result<Vec<FailureView>, StoreError> {
     let mut statement = db.prepare_cached(
@@ -316,6 +324,16 @@ fn failures(db: &Connection, lane: Option<&Lane>, since: Timestamp) -> Result<Ve
         let todos = todos
             .query_map(params![name, fingerprint, generation, since.as_ms(), FAILED_TODOS_MAX], |row| row.get(0))?
             .collect::<Result<_, _>>()?;
+        let mut times = db.prepare_cached(
+            "SELECT at FROM failures WHERE lane = ?1 AND fingerprint = ?2 AND generation = ?3 AND at >= ?4
+             ORDER BY at DESC LIMIT ?5",
+        )?;
+        let mut times: Vec<Timestamp> = times
+            .query_map(params![name, fingerprint, generation, since.as_ms(), FAILURE_TIMES_MAX], |row| {
+                row.get(0).map(Timestamp::from_ms)
+            })?
+            .collect::<Result<_, _>>()?;
+        times.reverse();
         let Some(newest) = newest else { continue };
         views.push(FailureView {
             lane: newest.lane,
@@ -325,11 +343,31 @@ fn failures(db: &Connection, lane: Option<&Lane>, since: Timestamp) -> Result<Ve
             todos,
             first_at: Timestamp::from_ms(row.get(4)?),
             last_at: Timestamp::from_ms(row.get(5)?),
+            times,
             sample: newest.sample,
             source: newest.source,
         });
     }
     Ok(views)
+}
+
+/// What is looked for is found in the index of todos, which has no records in it; only those that are shown are read whole.
+fn operations(db: &Connection, filter: &OperationFilter) -> Result<Vec<Operation>, StoreError> {
+    let of_todo = "(?1 IS NULL OR repo = ?1) AND (?2 IS NULL OR slug = ?2)";
+    let states: Vec<&str> = filter.states.iter().map(|state| state.as_str()).collect();
+    let in_state = "(?3 = '[]' OR state IN (SELECT value FROM json_each(?3)))";
+    let found = if filter.latest {
+        format!(
+            "SELECT id FROM (SELECT max(id) AS newest FROM operations INDEXED BY operations_of_todo WHERE {of_todo} GROUP BY repo, slug)
+             JOIN operations ON id = newest WHERE {in_state}"
+        )
+    } else {
+        format!("SELECT id FROM operations INDEXED BY operations_of_todo WHERE {of_todo} AND {in_state}")
+    };
+    let sql = format!("SELECT record FROM operations WHERE id IN ({found} ORDER BY id DESC LIMIT ?4) ORDER BY id DESC");
+    let (repo, slug) = (filter.repo.as_ref().map(RepoName::as_str), filter.slug.as_ref().map(Slug::as_str));
+    let limit = i64::try_from(filter.limit).unwrap_or(i64::MAX);
+    records(db, &sql, params![repo, slug, serde_json::to_string(&states)?, limit])
 }
 
 fn events(db: &Connection, sql: &str, at: impl Params) -> Result<Vec<Event>, StoreError> {

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod claims;
+mod console;
 mod crash;
 mod ear;
 mod events;

@@ -1,9 +1,9 @@
 //! Operations: on disk before they are accepted, visible while they run, ended for good when they are ended.
 
 use hyper::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::harness::{Site, lines, order, phase, problem, until, write};
+use crate::harness::{House, Site, lines, order, phase, problem, until, write};
 
 /// A prepare that says what it does, and waits until it may end or half a minute has passed.
 fn held(site: &Site) -> String {
@@ -120,6 +120,91 @@ async fn a_shutdown_ends_what_runs_as_interrupted_and_exits_in_order() {
     assert_eq!(house.stop().await, slugline::runtime::End::Asked);
     let house = site.start(&[&repo]).await;
     assert_eq!(house.operation(&id).await["state"], "interrupted");
+    house.stop().await;
+}
+
+/// The ids of a list of operations.
+async fn listed(house: &House, query: &str) -> Vec<String> {
+    let reply = house.client.get(&format!("/operations{query}")).await.expect("answers");
+    assert_eq!(reply.status, 200, "{query}: {}", reply.text());
+    let list = reply.json();
+    let id = |operation: &Value| operation["id"].as_str().expect("an id").to_owned();
+    list.as_array().expect("a list").iter().map(id).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn operations_are_listed_newest_first_by_todo_and_state_and_the_newest_of_each() {
+    let site = Site::new();
+    let at = site.path("").display().to_string();
+    let settings = format!(
+        "[prepare]\ncommand = \"test ! -e {at}/broken && touch {at}/on && while test -e {at}/held; do sleep 0.05; done\"\n"
+    );
+    let repo = site.app(&["one", "two"], &settings);
+    let house = site.start(&[&repo]).await;
+    assert_eq!(listed(&house, "").await, [""; 0]);
+    let again = |slug| json!({ "lane": "builder", "slug": slug, "refresh": true, "wait_ms": 45_000 });
+    let ran = |reply: slugline::cli::client::Reply| {
+        let told = reply.json();
+        let by_problem = told["instance"].as_str().and_then(|at| at.strip_prefix("/operations/"));
+        told["operation"].as_str().or(by_problem).unwrap_or_else(|| panic!("no operation: {told}")).to_owned()
+    };
+    let first = ran(house.work(again("one")).await);
+    write(&site.path("broken"), "");
+    let second = ran(house.work(again("two")).await);
+    let third = ran(house.work(again("one")).await);
+    std::fs::remove_file(site.path("broken")).expect("removes");
+    let fourth = ran(house.work(again("one")).await);
+    for (query, ids) in [
+        ("", vec![&fourth, &third, &second, &first]),
+        ("?repo=app", vec![&fourth, &third, &second, &first]),
+        ("?repo=app&slug=one", vec![&fourth, &third, &first]),
+        ("?repo=app&slug=nobody", vec![]),
+        ("?state=failed", vec![&third, &second]),
+        ("?state=succeeded,cancelled&repo=app", vec![&fourth, &first]),
+        ("?state=queued,running", vec![]),
+        ("?limit=2", vec![&fourth, &third]),
+        ("?latest=true", vec![&fourth, &second]),
+        ("?latest=true&state=failed", vec![&second]),
+        ("?latest=true&repo=app&slug=one", vec![&fourth]),
+        ("?latest=true&limit=1", vec![&fourth]),
+        ("?latest=false&state=failed&limit=1", vec![&third]),
+    ] {
+        assert_eq!(listed(&house, query).await.iter().collect::<Vec<_>>(), ids, "{query}");
+    }
+    // An entry is the operation without what it came to, which can be long; a problem looks like every other one.
+    let whole = house.operation(&second).await;
+    let entry = &house.client.get("/operations?latest=true&state=failed").await.expect("answers").json()[0];
+    let mut without = whole.clone();
+    without.as_object_mut().expect("an object").remove("result");
+    assert_eq!(*entry, without);
+    assert_eq!(entry["problem"]["type"], "/problems/prepare-failed");
+    // What runs is told as it is, though the ledger hears of that only at its end.
+    write(&site.path("held"), "");
+    std::fs::remove_file(site.path("on")).expect("removes");
+    let fifth = id_of(&house.work(json!({ "lane": "builder", "slug": "two", "refresh": true, "wait_ms": 0 })).await);
+    until("the prepare to be on", || async { site.path("on").exists().then_some(()) }).await;
+    assert_eq!(listed(&house, "?state=running").await, [fifth.as_str()]);
+    assert_eq!(listed(&house, "?state=running,failed&latest=true&limit=1").await, [fifth.as_str()]);
+    assert_eq!(listed(&house, "?state=queued").await, [""; 0]);
+    let entry = &house.client.get("/operations?limit=1").await.expect("answers").json()[0];
+    assert_eq!((&entry["state"], &entry["phase"]), (&json!("running"), &json!("prepare")));
+    std::fs::remove_file(site.path("held")).expect("removes");
+    house.ended(&fifth).await;
+    assert_eq!(listed(&house, "?latest=true").await, [fifth.as_str(), fourth.as_str()]);
+    for (query, says) in [
+        ("?slug=one", "repo"),
+        ("?state=done", "interrupted"),
+        ("?state=", "queued"),
+        ("?limit=0", "1 to 500"),
+        ("?limit=501", "1 to 500"),
+        ("?latest=maybe", "latest"),
+        ("?colour=red", "colour"),
+    ] {
+        let reply = house.client.get(&format!("/operations{query}")).await.expect("answers");
+        let told = problem(&reply, 400, "invalid_request");
+        assert!(told["detail"].as_str().is_some_and(|detail| detail.contains(says)), "{query}: {told}");
+    }
+    problem(&house.client.get("/operations?repo=nobody").await.expect("answers"), 404, "unknown_repository");
     house.stop().await;
 }
 
