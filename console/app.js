@@ -104,7 +104,10 @@ function drawNow() {
   });
   const wants = attention().length;
   document.title = `${wants ? `(${wants}) ` : ""}${title} · Slugline`;
-  if (moved) main.querySelector("h1")?.focus({ preventScroll: true });
+  if (moved) {
+    main.querySelector("h1")?.focus({ preventScroll: true });
+    document.querySelector("#nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "nearest" });
+  }
 }
 
 function drawNav({ place }) {
@@ -171,6 +174,7 @@ async function signOut() {
   });
   keepKey(null);
   signedOut();
+  connect();
 }
 
 function signedOut() {
@@ -219,6 +223,8 @@ function take(told) {
     const before = stream;
     stream = told.state;
     if (stream === "live") {
+      // Another tab may have signed in.
+      signed = "in";
       whenLive();
       if (before !== "live" && before !== "connecting") data.renewAll();
     }

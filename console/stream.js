@@ -25,11 +25,14 @@ export function serve(port) {
       return;
     }
     ports.add(port);
-    port.postMessage({ state, version });
+    // Somebody else, or the same one again: what was said of the one before is over.
     if (data.key !== key || state === "signed-out") {
       key = data.key;
+      lostAt = null;
       stop();
+      become("connecting");
     }
+    port.postMessage({ state, version });
     running ??= run(new AbortController());
   };
   port.start?.();

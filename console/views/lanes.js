@@ -10,6 +10,9 @@ import { at, button, cell, chip, empty, head, heads, link, row, rows, section, s
 /** What the strip of a fingerprint spans, and in how many parts. */
 const STRIP_MS = 24 * 3_600_000, STRIP_PARTS = 48;
 
+/** What a lane did when its state began. */
+const SINCE = { open: "opened", paused: "paused", probing: "resumed" };
+
 /** The view; with a lane in the address, of that lane alone. */
 export function lanesView({ parts: [lane] }) {
   const lanes = use("lanes");
@@ -41,7 +44,7 @@ const laneRow = (one) =>
     cell("state", state("lane", one.state), one.probes && h("span", { class: "under" }, `${count(one.probes, "claim")} at once`)),
     h("span", { class: "cell wrap", "data-label": "why" },
       one.reason ? [h("span", {}, one.paused_by === "breaker" ? "paused itself: " : "a person: "), text(one.reason, 300)] : null,
-      one.since && h("span", { class: "under" }, time(one.since), one.until && [", ", time(one.until, "resumes ")])),
+      one.since && h("span", { class: "under" }, time(one.since, `${SINCE[one.state] ?? ""} `), one.until && [", ", time(one.until, "resumes ")])),
     cell("claims", h("span", { class: "num" }, one.wip_limit === null ? one.wip : `${one.wip} of ${one.wip_limit}`)),
     cell("", one.state === "paused"
       ? button("Resume lane", () => resumeLane(one.lane), { class: "small primary", key: "resume" })
