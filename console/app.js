@@ -33,6 +33,8 @@ const main = document.querySelector("main");
 let stream = "connecting";
 let signed = "in";
 let version = null;
+// Other numbers than before the page was loaded again.
+let newest = Math.floor(performance.timeOrigin);
 let due = false;
 
 // Where we are.
@@ -50,6 +52,18 @@ function decoded(part) {
   } catch {
     return part;
   }
+}
+
+/** Entries of the history that were left: how far down one was there, and where one went. */
+const left = new Map();
+let entry = 0;
+
+/** Every entry of the history has a number, so that one that is come back to is known again. */
+function arrived() {
+  if (history.state?.entry === undefined) history.replaceState({ entry: ++newest }, "");
+  if (history.state.entry === entry) return;
+  left.set(entry, { y: scrollY, to: location.hash });
+  entry = history.state.entry;
 }
 
 /** Changes what is said behind the `?` of the address, without a step in the history. */
@@ -91,6 +105,7 @@ function drawNow() {
   document.body.dataset.live = stream;
   document.body.dataset.signed = signed;
   if (signed === "out") return drawSignIn();
+  arrived();
   const here = route();
   const [name, title, view] = viewOf(here);
   const moved = main.dataset.view !== name || main.dataset.title !== title;
@@ -105,8 +120,22 @@ function drawNow() {
   const wants = attention().length;
   document.title = `${wants ? `(${wants}) ` : ""}${title} · Slugline`;
   if (moved) {
-    main.querySelector("h1")?.focus({ preventScroll: true });
+    arrive();
     document.querySelector("#nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "nearest" });
+  }
+}
+
+/** After going on: the top. After going back: where one was, at the row one went to. */
+function arrive() {
+  const { y, to } = left.get(history.state?.entry) ?? { y: 0 };
+  scrollTo(0, y);
+  const row = to && main.querySelector(`.row[data-href="${CSS.escape(to)}"]`);
+  if (row) {
+    row.setAttribute("aria-current", "true");
+    row.querySelector("a")?.focus({ preventScroll: true });
+    row.scrollIntoView({ block: "nearest" });
+  } else {
+    main.querySelector("h1")?.focus({ preventScroll: true });
   }
 }
 
@@ -240,6 +269,7 @@ function take(told) {
 const STREAM_WAIT_MS = 500;
 
 async function begin() {
+  history.scrollRestoration = "manual";
   onSignedOut.call = signedOut;
   setTimeout(whenLive, STREAM_WAIT_MS);
   data.begin(draw, live);
@@ -250,7 +280,7 @@ async function begin() {
   document.addEventListener("visibilitychange", () => { if (!document.hidden) { due = false; draw(); } });
   main.addEventListener("click", onRowClick);
   // The fragment is the address here, so this link is none.
-  document.querySelector(".skip").addEventListener("click", (event) => { event.preventDefault(); main.focus(); });
+  document.querySelector(".skip-link").addEventListener("click", (event) => { event.preventDefault(); main.focus(); });
   setInterval(() => document.hidden || tick(), 1_000);
   if (!onHash()) connect();
 }

@@ -32,7 +32,7 @@ const KINDS = {
   hang: { path: (id) => path`/hangs/${id}` },
   actors: { path: () => "/actors", key: (one) => `${one.kind}:${one.name}`, on: ["actor.restarted"], every: 5_000 },
   lag: { path: () => "/lag", every: 10_000 },
-  repositories: { path: () => "/repositories", key: (one) => one.name },
+  repositories: { load: loadRepositories, key: (one) => one.name },
   todos: { load: loadTodos, key: todoKey },
   // Their arguments are paths already.
   todo: { path: (key) => `/todos/${key}` },
@@ -44,10 +44,17 @@ const KINDS = {
   operations: { path: (query) => `/operations${query ?? ""}`, key: byId },
 };
 
+let repositories = null;
+
+/** The repositories; whoever asks while they are asked for gets the same answer. */
+function loadRepositories() {
+  repositories ??= get("/repositories").finally(() => (repositories = null));
+  return repositories;
+}
+
 /** The todos of all repositories, or those at one stage; one repository that cannot be served costs only its own. */
 async function loadTodos(stage) {
-  const repositories = await get("/repositories");
-  const usable = repositories.filter((one) => one.usable);
+  const usable = (await loadRepositories()).filter((one) => one.usable);
   const lists = await Promise.all(usable.map((one) => get(path`/todos?repo=${one.name}` + (stage ? `&stage=${stage}` : ""))));
   return lists.flat();
 }
@@ -237,7 +244,13 @@ function worktreeHeard({ type, repo, name, data, at }) {
     else if (one.ready) soon(`renew ${one.id}`, () => renew(one));
   }
   const shown = resources.get(`worktree ${path`${repo}/${name}`}`);
-  if (shown) soon(`renew ${shown.id}`, () => renew(shown));
+  if (shown && type === "worktree.removed") {
+    shown.value = null;
+    shown.error = new Problem({ title: "It is gone", detail: "The worktree was removed." });
+    changed();
+  } else if (shown) {
+    soon(`renew ${shown.id}`, () => renew(shown));
+  }
 }
 
 function sessionHeard({ session, data }) {

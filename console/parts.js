@@ -121,7 +121,7 @@ export const pick = (label, options, chosen, choose) =>
 /** Phases of an operation as bars: how long each took, what was decided and why. */
 export function phases(reports) {
   const longest = Math.max(...reports.map((one) => one.duration_ms), 0.001);
-  // Eight times as long is one step of the bar: phases are microseconds to minutes.
+  // By the logarithm: phases are microseconds to minutes.
   const width = (ms) => Math.max(1.5, (100 * Math.log1p(ms * 50)) / Math.log1p(longest * 50));
   return h("ol", { class: "phases", "aria-label": "Phases" }, reports.map((one) =>
     h("li", { class: one.decision, key: one.phase },

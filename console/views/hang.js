@@ -18,10 +18,10 @@ export function hangView({ parts: [, id] }) {
       section("What held it", { key: "culprits" }, dump.culprits.length === 0 ? h("p", { class: "dim" }, "Nobody was seen to hold a worker.")
         : h("ul", { class: "events" }, dump.culprits.map((one) => h("li", {}, h("div", { class: "what" }, h("span", { class: "kind" }, one.doing ?? "something unknown"), one.worker !== null && h("span", { class: "dim" }, `worker ${one.worker}`))))) ),
       section("In flight", { key: "flight" }, Object.entries(dump.in_flight ?? {}).map(([name, list]) =>
-        h("details", { key: name, open: list.length > 0 && list.length < 20 }, h("summary", {}, `${words(name)}: ${list.length}`), h("pre", {}, text(JSON.stringify(list, null, 1), 20_000))))),
+        h("details", { key: name, open: list.length > 0 && list.length < 20 }, h("summary", {}, `${words(name)}: ${list.length}`), h("pre", { tabindex: "0" }, text(JSON.stringify(list, null, 1), 20_000))))),
       section("Threads", { key: "threads" }, (dump.threads ?? []).map((one, i) =>
         h("details", { key: i, open: i === 0 }, h("summary", {}, h("strong", {}, one.name ?? `thread ${one.worker ?? i}`), one.doing && ` ${one.doing}`, one.held_ms > 0 && ` for ${span(one.held_ms)}`, h("span", { class: "dim" }, ` ${count(one.stack.length, "frame")}`)),
-          h("pre", {}, h("ol", {}, one.stack.map((frame) => h("li", { class: frame.own ? "own" : "dim" }, text(frame.function, 300), frame.at && h("span", { class: "dim" }, ` ${frame.at}`)))))))),
+          h("pre", { tabindex: "0" }, h("ol", {}, one.stack.map((frame) => h("li", { class: frame.own ? "own" : "dim" }, text(frame.function, 300), frame.at && h("span", { class: "dim" }, ` ${frame.at}`)))))))),
     ],
   ];
 }

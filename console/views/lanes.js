@@ -56,7 +56,7 @@ const failureRow = (one) =>
       h("details", {},
         h("summary", {}, text(lastLine(one.sample), 160)),
         h("p", { class: "mono dim" }, one.fingerprint),
-        h("pre", {}, text(one.sample)),
+        h("pre", { tabindex: "0" }, text(one.sample)),
         h("p", {}, "Todos: ", one.todos.map((todo) => [link(`#/todos/${todo}`, todo), " "])))),
     cell("lane", link(at.lane(one.lane), one.lane), h("span", { class: "under" }, `generation ${one.generation}, ${words(one.source)}`)),
     cell("times", strip(one)),
@@ -96,7 +96,7 @@ async function explain(event) {
     const told = await post("/failures/explain", { text: new FormData(event.target).get("text") });
     explained = [
       h("p", {}, "Fingerprint ", h("code", {}, told.fingerprint), " ", chip(words(told.class), told.class === "ordinary" ? "idle" : "warn")),
-      h("ol", { class: "steps" }, told.applied.map((one) => h("li", {}, h("strong", {}, words(one.rule)), ": ", one.why, h("pre", {}, text(one.text, 2_000))))),
+      h("ol", { class: "steps" }, told.applied.map((one) => h("li", {}, h("strong", {}, words(one.rule)), ": ", one.why, h("pre", { tabindex: "0" }, text(one.text, 2_000))))),
     ];
   } catch (problem) {
     if (!(problem instanceof Problem)) throw problem;

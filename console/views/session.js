@@ -48,4 +48,4 @@ const entry = (event) =>
       h("span", { class: "kind" }, event.corrupt ? chip("not readable", "warn") : event.kind),
       event.at && h("time", { datetime: event.at, title: exact(event.at), class: "dim", "data-prefix": `${clock(event.at)}, ` }, clock(event.at))),
     event.text && text(event.text),
-    event.data && h("details", {}, h("summary", {}, "data"), h("pre", {}, text(JSON.stringify(event.data, null, 2), 20_000))));
+    event.data && h("details", {}, h("summary", {}, "data"), h("pre", { tabindex: "0" }, text(JSON.stringify(event.data, null, 2), 20_000))));

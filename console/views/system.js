@@ -122,4 +122,4 @@ const actor = (one) =>
       one.last && ["Last message", `${one.last.message}, ${span(one.last.took_ms)}`],
       one.strategy && ["Strategy", one.strategy],
       ...one.reasons.map((why) => ["Restarted", `${why.reason}: `, text(why.text, 400), " ", time(why.at)])),
-    one.work !== null && one.work !== undefined && h("pre", {}, text(JSON.stringify(one.work, null, 1), 6_000)));
+    one.work !== null && one.work !== undefined && h("pre", { tabindex: "0" }, text(JSON.stringify(one.work, null, 1), 6_000)));
