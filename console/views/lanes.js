@@ -54,7 +54,7 @@ const failureRow = (one) =>
   h("li", { class: "row", key: `${one.lane} ${one.fingerprint} ${one.generation}`, "data-key": one.fingerprint },
     h("div", { class: "cell wrap" },
       h("details", {},
-        h("summary", {}, text(lastLine(one.sample), 160)),
+        h("summary", {}, text(one.said, 160)),
         h("p", { class: "mono dim" }, one.fingerprint),
         h("pre", { tabindex: "0" }, text(one.sample)),
         h("p", {}, "Todos: ", one.todos.map((todo) => [link(`#/todos/${todo}`, todo), " "])))),
@@ -62,8 +62,6 @@ const failureRow = (one) =>
     cell("times", strip(one)),
     cell("how often", h("span", { class: "num" }, `${one.count} ×`), h("span", { class: "under" }, count(one.todos.length, "todo"))),
     cell("last", time(one.last_at)));
-
-const lastLine = (sample) => sample.trim().split("\n").at(-1) || sample;
 
 /** When it happened, as a strip of the last day; its words say the same. */
 function strip({ times, first_at: first, last_at: last, count: n }) {

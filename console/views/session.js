@@ -3,7 +3,10 @@
 import { entries, use } from "../data.js";
 import { h, keep } from "../dom.js";
 import { clock, count, exact } from "../format.js";
-import { at, chip, choice, empty, facts, head, link, section, skeleton, state, text, time, trouble } from "../parts.js";
+import { at, button, chip, choice, empty, facts, head, link, section, skeleton, state, text, time, trouble } from "../parts.js";
+
+/** Events that are more than one sees at once. */
+const LONG = 15;
 
 /** The view. */
 export function sessionView({ parts: [id], query }, set) {
@@ -19,7 +22,7 @@ export function sessionView({ parts: [id], query }, set) {
     head([h("bdi", {}, one?.title ?? id)], one && [state("session", one.status), one.how && h("span", {}, one.how)]),
     shown.error && trouble(shown.error),
     !one ? !shown.error && skeleton() : [
-      one.waits_for && h("div", { class: "trouble" }, h("strong", {}, "Waits for a person: "), text(one.waits_for)),
+      one.waits_for && h("div", { class: "trouble ask" }, h("strong", {}, "Waits for a person: "), text(one.waits_for)),
       facts(
         one.repo && one.slug && ["Todo", link(at.todo(one.repo, one.slug), `${one.repo}/${one.slug}`)],
         one.worker && ["Worker", one.worker],
@@ -32,6 +35,7 @@ export function sessionView({ parts: [id], query }, set) {
         one.corrupt > 0 && ["Lines that are no events", chip(String(one.corrupt), "warn")],
         one.path && ["Log", h("span", { class: "mono" }, text(one.path))]),
       section("What happened", { key: "events" },
+        all.length > LONG && h("div", { class: "bar-of-tools" }, button("Go to the newest", () => document.querySelector(".timeline > :last-child")?.scrollIntoView({ block: "center" }), { class: "small" })),
         kinds.length > 1 && h("div", { class: "bar-of-tools" }, choice("Kind", [["", "All", all.length], ...kinds.slice(0, 12).map((value) => [value, value, all.filter((event) => event.kind === value).length])], kind, (value) => set({ kind: value }))),
         told.error && trouble(told.error),
         !told.ready ? !told.error && skeleton()

@@ -28,10 +28,10 @@ export function sessionsView({ query }, set) {
     sessions.error && trouble(sessions.error),
     !sessions.ready ? !sessions.error && skeleton(8)
     : list.length === 0 ? empty(all.length ? "No session fits." : "There are no sessions.", all.length ? undefined : "Every claim has one; logs of agents are read from [sessions] log_dirs.")
-    : groups(list, by || "status").map(([one, members]) =>
+    : groups(list, by || "status").map(([one, members], i) =>
       h("section", { class: "group", key: one },
         h("h2", {}, by ? h("bdi", {}, one) : state("session", one), h("span", { class: "n" }, members.length)),
-        heads("of-sessions", "session", "last", "events", "active", "status"),
+        i === 0 && heads("of-sessions", "session", "last", "events", "active", "status"),
         rows(`Sessions: ${one}`, "of-sessions", members.map((session) => keep(session.id, sessionRow, session))))),
   ];
 }

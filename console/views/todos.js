@@ -29,10 +29,10 @@ export function todosView({ query }, set) {
     todos.error && trouble(todos.error),
     !todos.ready ? skeleton()
     : total === 0 ? empty(all.length ? "No todo fits." : "There are no todos.", all.length ? (done.length && !stage ? `${count(done.length, "todo")} done.` : "Other filters show others.") : "A directory todos/<slug>/ on the base branch is one; todos/roadmap.yaml orders them.")
-    : shown.filter(([, list]) => list.length).map(([one, list]) =>
+    : shown.filter(([, list]) => list.length).map(([one, list], i) =>
       h("section", { class: "group", key: one },
         h("h2", {}, state("stage", one), h("span", { class: "n" }, list.length)),
-        heads("of-todos", "todo", "held by", "attempts", "after", "lease"),
+        i === 0 && heads("of-todos", "todo", "held by", "attempts", "after", "lease"),
         rows(`Todos at ${one}`, "of-todos", list.map((todo) => keep(`${todo.repo}/${todo.slug}`, todoRow, todo, after(todo)))))),
     !stage && done.length > 0 && total > 0 && h("p", { class: "dim" }, `${count(done.length, "todo")} done.`),
   ];

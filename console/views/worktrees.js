@@ -51,10 +51,10 @@ export function worktreesView({ query }, set) {
     worktrees.error && trouble(worktrees.error),
     !worktrees.ready ? !worktrees.error && skeleton(8)
     : list.length === 0 ? empty(all.length ? "No worktree fits." : "There are no worktrees.", hidden ? `${hidden} are hidden: choose All.` : undefined)
-    : [...groups].map(([one, rowsOf]) =>
+    : [...groups].map(([one, rowsOf], i) =>
       h("section", { class: "group", key: one },
         h("h2", {}, one, h("span", { class: "n" }, rowsOf.length)),
-        heads("of-worktrees", "worktree", "last commit", "changes", "base", "state", "who"),
+        i === 0 && heads("of-worktrees", "worktree", "last commit", "changes", "base", "state", "who"),
         rows(`Worktrees of ${one}`, "of-worktrees", rowsOf.map((worktree) => keep(`${worktree.repo}/${worktree.name}`, worktreeRow, worktree))))),
   ];
 }

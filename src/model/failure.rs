@@ -82,6 +82,8 @@ pub struct FailureView {
     pub times: Vec<Timestamp>,
     /// The newest one's own words.
     pub sample: String,
+    /// What is wrong, in the words of the newest one that its fingerprint is made of.
+    pub said: String,
     /// Where the newest one was seen.
     pub source: FailureSource,
 }

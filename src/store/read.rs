@@ -13,6 +13,7 @@ use crate::model::desk::Change;
 use crate::model::event::{Event, EventKind, Subject};
 use crate::model::failure::{Failure, FailureView};
 use crate::model::filed::Filed;
+use crate::model::fingerprint;
 use crate::model::ids::{IdempotencyKey, Lane, OperationId, RepoName, SessionId, Slug, TodoKey};
 use crate::model::incident::Incident;
 use crate::model::job::JobRecord;
@@ -344,6 +345,7 @@ fn failures(db: &Connection, lane: Option<&Lane>, since: Timestamp) -> Result<Ve
             first_at: Timestamp::from_ms(row.get(4)?),
             last_at: Timestamp::from_ms(row.get(5)?),
             times,
+            said: fingerprint::of(&newest.sample).said,
             sample: newest.sample,
             source: newest.source,
         });

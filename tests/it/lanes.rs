@@ -128,6 +128,7 @@ async fn a_prepare_that_fails_the_same_way_each_time_pauses_the_lane() {
     let failures = house.client.get("/failures?lane=builder").await.expect("answers").json();
     assert_eq!((&failures[0]["count"], &failures[0]["source"]), (&json!(3), &json!("prepare")));
     assert_eq!(failures[0]["todos"], json!(["app/t01", "app/t02", "app/t03"]));
+    assert_eq!(failures[0]["said"], "cannot resolve registry.internal");
     let times: Vec<&str> = failures[0]["times"].as_array().expect("times").iter().filter_map(Value::as_str).collect();
     assert!(times.len() == 3 && times.is_sorted(), "{times:?}");
     assert_eq!((&failures[0]["first_at"], &failures[0]["last_at"]), (&json!(times[0]), &json!(times[2])));

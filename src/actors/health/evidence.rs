@@ -31,6 +31,8 @@ const HANGS_MANY: usize = 5;
 const LAGS_MIN: usize = 100;
 /// How often the todos are gone through for what waits, in milliseconds.
 const QUEUE_EVERY_MS: i64 = 15_000;
+/// Bytes, in words for people.
+const MB: u64 = 1_000_000;
 
 /// Says of an incident's key whether what it is about is over, and why.
 pub type Over = Box<dyn Fn(&str) -> Option<String> + Send>;
@@ -280,9 +282,9 @@ async fn of_disk(context: &Context) -> Sighting {
     });
     match looked.await {
         Ok(Ok((free, dir))) if free < least => {
-            Sighting::Failing(format!("{free} bytes are free at {dir}, less than {least}"))
+            Sighting::Failing(format!("{} MB are free at {dir}, less than {}", free / MB, least.div_ceil(MB)))
         }
-        Ok(Ok((free, dir))) => Sighting::Well(format!("{free} bytes are free at {dir}")),
+        Ok(Ok((free, dir))) => Sighting::Well(format!("{} MB are free at {dir}", free / MB)),
         Ok(Err(error)) => Sighting::Unseen(error),
         Err(error) => Sighting::Unseen(error.to_string()),
     }
@@ -346,10 +348,12 @@ fn of_stall(context: &Context, waits: &Waits, queue: &QueueView, now: &Moment) -
     let quiet = waits.granted.map_or(0, |(_, at)| now.awake.since_ms(at));
     match queue.oldest_ready_ms {
         Some(oldest) if oldest >= limit && quiet >= limit => Sighting::Failing(format!(
-            "{} todos wait, the oldest for {oldest} ms, and nothing has moved for {quiet} ms",
-            queue.ready
+            "{} todos wait, the oldest for {} s, and nothing has moved for {} s",
+            queue.ready,
+            oldest / 1_000,
+            quiet / 1_000
         )),
-        Some(oldest) => Sighting::Well(format!("{} todos wait, the oldest for {oldest} ms", queue.ready)),
+        Some(oldest) => Sighting::Well(format!("{} todos wait, the oldest for {} s", queue.ready, oldest / 1_000)),
         None => Sighting::Well("no todo waits".to_owned()),
     }
 }
