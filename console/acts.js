@@ -15,7 +15,7 @@ export function toast(message, tone = "good") {
 }
 
 /** A problem as a person can use it: what is the matter, and everything it names. */
-export function plain(problem) {
+function plain(problem) {
   const { reasons, files } = problem.body ?? {};
   const list = [...(reasons ?? []).map((one) => one.detail ?? `${one.slug}: ${one.why}`), ...(files ?? [])];
   return [h("strong", {}, problem.title ?? "It did not work"), " ", text(problem.message), list.length > 0 && h("ul", {}, list.slice(0, 20).map((one) => h("li", {}, text(one, 300))))];

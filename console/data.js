@@ -89,7 +89,7 @@ export function use(name, arg) {
   const id = arg === undefined ? name : `${name} ${arg}`;
   let one = resources.get(id);
   if (!one) {
-    one = { id, name, arg, kind: KINDS[name], ready: false, error: null, value: null, items: new Map(), version: 0, asked: 0, busy: false, again: false, left: null };
+    one = { id, name, arg, kind: KINDS[name], ready: false, error: null, value: null, items: new Map(), version: 0, asked: 0, busy: false, again: false, heard: new Map(), left: null };
     resources.set(id, one);
     live.then(() => renew(one));
   } else if (one.left && Date.now() - one.asked > GATHER_MS) renew(one);
@@ -133,6 +133,7 @@ async function renew(one) {
   }
   one.busy = true;
   one.asked = Date.now();
+  one.heard.clear();
   try {
     const value = await (one.kind.load ? one.kind.load(one.arg) : get(one.kind.path(one.arg)));
     one.error = null;
@@ -154,7 +155,10 @@ async function renew(one) {
 
 const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
 
-/** Takes a list over; entries that look as before stay the objects they were. */
+/**
+ * Takes a list over; entries that look as before stay the objects they were. What was heard of while the list was on its
+ * way may be newer than the list, and stays as it was heard.
+ */
 function replaceAll(one, list) {
   const items = new Map();
   for (const entry of list) {
@@ -162,15 +166,21 @@ function replaceAll(one, list) {
     const old = one.items.get(key);
     items.set(key, old && same(old, entry) ? old : entry);
   }
+  for (const [key, entry] of one.heard) place(items, key, entry);
   one.items = items;
   one.version++;
 }
 
 function put(one, key, entry) {
-  if (!entry) one.items.delete(key);
-  else one.items.set(key, entry);
+  if (one.busy) one.heard.set(key, entry);
+  place(one.items, key, entry);
   one.version++;
   changed();
+}
+
+function place(items, key, entry) {
+  if (entry) items.set(key, entry);
+  else items.delete(key);
 }
 
 const named = (...names) => [...resources.values()].filter((one) => names.includes(one.name));

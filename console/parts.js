@@ -24,7 +24,7 @@ export const chip = (text, tone = "idle", title) =>
   h("span", { class: `chip ${tone}`, title }, h("span", { class: "sign", "aria-hidden": "true" }, SIGNS[tone] ?? "·"), text);
 
 /** The tone of everything that has states. */
-export const TONES = {
+const TONES = {
   stage: { ready: "idle", build: "busy", review: "busy", fix: "warn", integrate: "busy", done: "good", blocked: "bad" },
   session: { working: "busy", waiting: "ask", stuck: "warn", dormant: "idle", done: "good" },
   lane: { open: "good", paused: "warn", probing: "busy" },
@@ -64,7 +64,7 @@ export function text(value, max = 4_000) {
 }
 
 /** Controls that would change what stands around them are shown as what they are. */
-export const visible = (value) =>
+const visible = (value) =>
   String(value ?? "").replace(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u202a-\u202e\u2066-\u2069]/g, (char) => `␛${char.charCodeAt(0).toString(16)}`);
 
 /** A list of rows. `columns` is a class that lays them out; every row is a description made by `row`. */

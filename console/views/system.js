@@ -4,7 +4,7 @@ import { dumpHangs } from "../acts.js";
 import { entries, use } from "../data.js";
 import { h, keep } from "../dom.js";
 import { clock, count, ms, span, words } from "../format.js";
-import { button, cell, chip, empty, facts, head, heads, link, row, rows, section, skeleton, state, text, time, trouble } from "../parts.js";
+import { button, cell, chip, facts, head, heads, link, row, rows, section, skeleton, state, text, time, trouble } from "../parts.js";
 
 /** The view. */
 export function systemView() {

@@ -14,16 +14,16 @@ export function todosView({ query }, set) {
   const all = entries(todos);
   const [stage, q, repo, lane] = ["stage", "q", "repo", "lane"].map((one) => query.get(one) ?? "");
   const fits = all.filter((one) => (!q || says(`${one.repo}/${one.slug} ${one.lane ?? ""} ${one.claim?.worker ?? ""} ${one.claim?.lane ?? ""}`, q)) && (!repo || one.repo === repo) && (!lane || (one.claim?.lane ?? one.lane) === lane));
-  const at = (wanted) => fits.filter((one) => one.stage === wanted);
-  const shown = stage ? [[stage, at(stage)]] : STAGES.filter((one) => one !== "done").map((one) => [one, at(one)]);
-  const done = at("done");
+  const staged = (wanted) => fits.filter((one) => one.stage === wanted);
+  const shown = stage ? [[stage, staged(stage)]] : STAGES.filter((one) => one !== "done").map((one) => [one, staged(one)]);
+  const done = staged("done");
   const after = (todo) => todo.after.map((one) => (todos.items.get(`${todo.repo}/${one}`)?.stage === "done" ? `✓ ${one}` : one)).join(", ");
   const total = shown.reduce((sum, [, list]) => sum + list.length, 0);
   return [
     head("Todos", todos.ready && count(all.length, "todo")),
     h("div", { class: "bar-of-tools" },
       search("Search todos", q, (value) => set({ q: value })),
-      choice("Stage", [["", "Open", fits.length - done.length], ...STAGES.map((one) => [one, one, at(one).length])], stage, (value) => set({ stage: value })),
+      choice("Stage", [["", "Open", fits.length - done.length], ...STAGES.map((one) => [one, one, staged(one).length])], stage, (value) => set({ stage: value })),
       pick("Repository", [["", "All repositories"], ...names(all, (one) => one.repo)], repo, (value) => set({ repo: value })),
       pick("Lane", [["", "All lanes"], ...names(all, (one) => one.claim?.lane ?? one.lane)], lane, (value) => set({ lane: value }))),
     todos.error && trouble(todos.error),

@@ -1,7 +1,7 @@
 // Everything a person can do in the console, end to end: what came of it is asked of the daemon, not of the page.
 
 import assert from 'node:assert/strict'
-import { existsSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { commit, lines, scene, until, write } from './harness.mjs'
 import { HURRIED, blocked, deadLetter, failedGate, pausedByBreaker, rules, waitsFor } from './seeds.mjs'
@@ -72,7 +72,6 @@ scene('an operation that runs is cancelled after a question, and its processes a
   await tab.confirm('Cancel operation')
   await tab.says(/cancelled/)
   assert.equal((await site.api.operation(id)).state, 'cancelled')
-  const { readFileSync } = await import('node:fs')
   const pid = Number(readFileSync(began, 'utf8'))
   assert.throws(() => process.kill(pid, 0), /ESRCH/, 'nothing of it runs')
   await tab.button('Cancel operation').waitFor({ state: 'detached' })

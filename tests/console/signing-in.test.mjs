@@ -1,6 +1,7 @@
 // Who gets in, and how they are told when they do not.
 
 import assert from 'node:assert/strict'
+import { rmSync } from 'node:fs'
 import { scene, until } from './harness.mjs'
 
 const REFUSED = /status of 401/
@@ -110,7 +111,6 @@ scene('a new token of the daemon ends every sign-in', async (site) => {
   site.expects(/ERR_/, REFUSED)
   const tab = await site.tab()
   await tab.live()
-  const { rmSync } = await import('node:fs')
   await site.daemon.restart(() => rmSync(`${site.daemon.data}/token`))
   await tab.signed('out')
   await tab.page.getByLabel('Token').waitFor()

@@ -1,6 +1,7 @@
 // Every view shows what is so.
 
 import assert from 'node:assert/strict'
+import { rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { commit, git, scene, write } from './harness.mjs'
 import { HURRIED, NO_ROOM, blocked, deadLetter, failedGate, hangDump, logs, pausedByBreaker, pausedByPerson, rules, stuck, unusable, waiting, waitsFor } from './seeds.mjs'
@@ -125,7 +126,6 @@ scene('worktrees are shown as git has them: changed, ahead, merged, locked, deta
   repository.write('README.md', 'theirs\n')
   repository.commit('theirs')
   assert.throws(() => git(rebased, ['rebase', 'main']), /conflict/i)
-  const { rmSync } = await import('node:fs')
   rmSync(gone, { recursive: true })
   await site.api.get('/worktrees?wait_ms=20000')
   const tab = await site.tab({ place: '#/worktrees?show=all' })
