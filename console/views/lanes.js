@@ -54,7 +54,7 @@ const failureRow = (one) =>
   h("li", { class: "row", key: `${one.lane} ${one.fingerprint} ${one.generation}`, "data-key": one.fingerprint },
     h("div", { class: "cell wrap" },
       h("details", {},
-        h("summary", {}, text(one.said, 160)),
+        h("summary", {}, text(one.said.replaceAll("\n", " · "), 200)),
         h("p", { class: "mono dim" }, one.fingerprint),
         h("pre", { tabindex: "0" }, text(one.sample)),
         h("p", {}, "Todos: ", one.todos.map((todo) => [link(`#/todos/${todo}`, todo), " "])))),

@@ -91,7 +91,7 @@ export function nowView() {
     section("Needs a person", {},
       !ready && found.length === 0 ? skeleton(3)
       : found.length === 0 ? h("p", { class: "well" }, h("span", { class: "sign", "aria-hidden": "true" }, "✓"), "All is well. Nothing needs you.")
-      : h("div", { class: "cards" }, found.map(card))),
+      : [h("div", { class: "cards" }, found.map(card)), !ready && skeleton(1)]),
     section("Operations", {}, runningRows(entries(all.running))),
     section("Being worked on", {}, !all.sessions.ready ? skeleton(3) : workingRows(working)),
   ];

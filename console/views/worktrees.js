@@ -104,7 +104,7 @@ export const stateOf = (one) => [
 const worktreeRow = (one) => {
   const href = at.worktree(one.repo, one.name);
   return row(`${one.repo}/${one.name}`, href, {},
-    cell("", link(href, h("bdi", { class: "name" }, one.name)), h("span", { class: "under" }, one.branch && one.branch !== one.name ? one.branch : one.detached ? "on no branch" : one.main ? "main work tree" : "")),
+    cell("", link(href, h("bdi", { class: "name" }, one.name)), h("span", { class: "under" }, one.branch === null ? "on no branch" : one.branch !== one.name ? one.branch : "")),
     cell("last commit", one.head ? [h("bdi", {}, one.head.subject), h("span", { class: "under" }, h("bdi", {}, one.head.author), " ", time(one.head.at))] : h("span", { class: "dim" }, "no commit yet")),
     chips("changes", changesOf(one)),
     cell("base", baseOf(one)),

@@ -147,8 +147,8 @@ pub struct WorktreeRow {
     pub upstream: Option<Upstream>,
     /// What is not committed; `null` until it was looked at.
     pub changes: Option<Changes>,
-    /// Whether the base has everything that was ever committed here; `null` until that is known. A branch nothing was
-    /// committed on is not merged.
+    /// Whether the base has everything that was ever committed here; `null` until that is known, and while the branch is
+    /// rebased. A branch nothing was committed on is not merged.
     pub merged: Option<bool>,
     /// How it is merged.
     pub merged_by: Option<MergedBy>,

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use slugline::actors::faults::Faults;
 
 use super::ear::Ear;
-use super::harness::{House, Repo, Site, git, problem, until, write};
+use super::harness::{House, Repo, Site, git, git_command, problem, until, write};
 
 async fn rows(house: &House, query: &str) -> Vec<Value> {
     let reply = house.client.get(&format!("/worktrees{query}")).await.expect("answers");
@@ -136,6 +136,30 @@ async fn what_changes_in_a_worktree_reaches_a_listener_as_what_changed() {
     repo.git(&["worktree", "remove", &other.display().to_string()]);
     ear.hear("that it is gone", |heard| o(&heard.data) && heard.kind == "worktree.removed").await;
     assert_eq!(rows(&house, "").await.len(), 2);
+    house.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_branch_in_the_middle_of_a_rebase_is_not_called_merged() {
+    let site = Site::new();
+    let repo = site.app(&[], "");
+    let work = by_hand(&site, &repo, "w");
+    write(&work.join("file"), "theirs");
+    git(&work, &["add", "-A"]);
+    git(&work, &["commit", "--quiet", "-m", "theirs"]);
+    repo.write("file", "ours");
+    repo.commit("ours");
+    let rebase = git_command(&work, &["rebase", "--quiet", "main"]).output().expect("runs");
+    assert!(!rebase.status.success(), "it stops at the conflict");
+    let house = site.start(&[&repo]).await;
+    let rows = looked(&house).await;
+    let w = row(&rows, "w");
+    assert_eq!(
+        (&w["operation_in_progress"], &w["branch"], &w["merged"]),
+        (&json!("rebase"), &json!("w"), &Value::Null)
+    );
+    git(&work, &["rebase", "--abort"]);
+    wait_for(&house, "w", "its branch", |row| row["detached"] == false && row["merged"] == false).await;
     house.stop().await;
 }
 
