@@ -31,6 +31,7 @@ export const path = (parts, ...values) => String.raw({ raw: parts }, ...values.m
 
 /** Asks, and gives the answer itself with its headers and status; throws a `Problem`. */
 export async function request(where, { method = "GET", body, headers = {}, signal } = {}) {
+  const shown = key();
   let response;
   try {
     response = await fetch(where, {
@@ -38,7 +39,7 @@ export async function request(where, { method = "GET", body, headers = {}, signa
       signal,
       cache: "no-store",
       headers: {
-        ...(key() ? { "X-Slugline-Key": key() } : {}),
+        ...(shown ? { "X-Slugline-Key": shown } : {}),
         ...(body === undefined ? {} : { "Content-Type": "application/json" }),
         ...headers,
       },
@@ -56,7 +57,8 @@ export async function request(where, { method = "GET", body, headers = {}, signa
     // Not a problem document; the status has to do.
   }
   const problem = new Problem({ status: response.status, detail: `The daemon answered ${response.status}.`, ...told });
-  if (problem.code === "unauthorized" && !where.startsWith("/console/")) onSignedOut.call();
+  // Somebody may have signed in since this was asked.
+  if (problem.code === "unauthorized" && !where.startsWith("/console/") && shown === key()) onSignedOut.call();
   throw problem;
 }
 

@@ -91,7 +91,7 @@ export function use(name, arg) {
   if (!one) {
     one = { id, name, arg, kind: KINDS[name], ready: false, error: null, value: null, items: new Map(), version: 0, asked: 0, busy: false, again: false, heard: new Map(), left: null };
     resources.set(id, one);
-    live.then(() => renew(one));
+    live.then(() => resources.get(id) === one && renew(one));
   } else if (one.left && Date.now() - one.asked > GATHER_MS) renew(one);
   one.drawn = drawing;
   one.left = null;

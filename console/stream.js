@@ -91,6 +91,7 @@ async function listen(outer) {
   try {
     const headers = { Accept: "text/event-stream", ...(key ? { "X-Slugline-Key": key } : {}), ...(lastId === null ? {} : { "Last-Event-ID": lastId }) };
     const response = await fetch("/events", { headers, signal: inner.signal, cache: "no-store" });
+    if (outer.aborted) return heard;
     if (response.status === 401) {
       become("signed-out");
       return heard;

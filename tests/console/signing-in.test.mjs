@@ -44,6 +44,30 @@ scene('a wrong token is told in plain words, and the right one lets in', async (
   await tab.view('now')
 })
 
+scene('an answer to what was asked before signing in signs nobody out', async (site) => {
+  await small(site)
+  site.expects(REFUSED)
+  const tab = await site.tab({ signedIn: false })
+  const held = []
+  await tab.page.route('**/hangs', (route) => (held.length ? route.continue() : held.push(route)))
+  await tab.go()
+  await tab.signed('out')
+  const late = tab.page.evaluate(async () => {
+    const { get } = await import('/console/api.js')
+    return get('/hangs').then(() => 'an answer', (problem) => problem.code)
+  })
+  const [early] = await until('the question to be on its way', () => held.length && held)
+  await signInWith(tab, site.daemon.token)
+  await tab.signed('in')
+  await tab.live()
+  await early.continue()
+  assert.equal(await late, 'unauthorized')
+  await tab.view('now')
+  await tab.at('#/todos', 'todos')
+  await tab.row('app/one').waitFor()
+  assert.equal(await tab.page.evaluate(() => document.body.dataset.signed), 'in')
+})
+
 scene('the token stays neither in the page nor in what the browser keeps', async (site) => {
   await small(site)
   site.expects(REFUSED)
