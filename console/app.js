@@ -31,7 +31,8 @@ const STREAM_WORDS = { connecting: "connecting", live: "live", reconnecting: "re
 
 const main = document.querySelector("main");
 let stream = "connecting";
-let signed = "in";
+// Until the daemon says "in" or "out".
+let signed = "unknown";
 let version = null;
 // Other numbers than before the page was loaded again.
 let newest = Math.floor(performance.timeOrigin);

@@ -102,6 +102,21 @@ scene('a one-time link signs in once and leaves no trace in the address', async 
   await second.shows(/link|code|used|once|no longer/i, second.alert)
 })
 
+scene('the page says that one is signed in when the daemon said so, and not before', async (site) => {
+  await small(site)
+  const { url } = (await site.api.post('/console/links')).good
+  const tab = await site.tab({ signedIn: false })
+  const held = []
+  await tab.page.route('**/console/sign-in', (route) => held.push(route))
+  await tab.page.goto(url)
+  const [signIn] = await until('the code to be on its way', () => held.length && held)
+  assert.equal(await tab.page.evaluate(() => document.body.dataset.signed), 'unknown')
+  await signIn.continue()
+  await tab.signed('in')
+  assert.equal((await tab.context.cookies()).length, 1)
+  await tab.view('now')
+})
+
 scene('signing out forgets everything at once, also what was shown', async (site) => {
   await small(site)
   site.expects(REFUSED)
