@@ -180,7 +180,10 @@ export const dumpHangs = (after) =>
     return "A dump was made.";
   });
 
-/** What an operation's commands printed. */
+/** The button that shows what an operation's commands printed. */
+export const logButton = ({ id, repo, slug }) => button("Show log", () => showLog(`/operations/${id}/log`, `Log of ${repo}/${slug}`), { class: "small" });
+
+/** What was printed. */
 export async function showLog(where, title) {
   try {
     const response = await fetchLog(where);

@@ -17,17 +17,15 @@ import { lanesView } from "./views/lanes.js";
 import { systemView } from "./views/system.js";
 import { hangView } from "./views/hang.js";
 
-/** The places of the navigation, in order: address, name, and how many things there want to be looked at. */
+/** The places of the navigation, in order: address, name, and how many things there want to be looked at, of all that needs a person. */
 const PLACES = [
-  ["now", "Now", () => attention().length],
+  ["now", "Now", (wants) => wants.length],
   ["todos", "Todos"],
   ["worktrees", "Worktrees"],
   ["sessions", "Sessions"],
   ["lanes", "Lanes & failures", () => data.entries(data.use("lanes")).filter((lane) => lane.state === "paused").length],
   ["system", "System", () => (data.use("status").value?.readiness === "NO_GO" ? 1 : 0)],
 ];
-
-const STREAM_WORDS = { connecting: "connecting", live: "live", reconnecting: "reconnecting", offline: "offline", "signed-out": "signed out" };
 
 const main = document.querySelector("main");
 let stream = "connecting";
@@ -110,15 +108,16 @@ function drawNow() {
   const here = route();
   const [name, title, view] = viewOf(here);
   const moved = main.dataset.view !== name || main.dataset.title !== title;
-  data.drawn(() => {
-    const shown = view(here, set);
-    drawNav(here);
+  const wants = data.drawn(() => {
+    const found = attention();
+    const shown = view(here, set, found);
+    drawNav(here, found);
     main.dataset.view = name;
     main.dataset.title = title;
     patch(main, shown);
     main.setAttribute("aria-busy", String(main.querySelector(".skeleton") !== null));
+    return found.length;
   });
-  const wants = attention().length;
   document.title = `${wants ? `(${wants}) ` : ""}${title} · Slugline`;
   if (moved) {
     arrive();
@@ -140,18 +139,22 @@ function arrive() {
   }
 }
 
-function drawNav({ place }) {
+function drawNav({ place }, wants) {
   patch(document.getElementById("nav"), PLACES.map(([where, name, count]) => {
-    const n = count?.() ?? 0;
+    const n = count?.(wants) ?? 0;
     return h("a", { href: `#/${where}`, key: where, "aria-current": where === place ? "page" : null },
       name, n > 0 && h("span", { class: "badge" }, n, h("span", { class: "unseen" }, where === "lanes" ? " paused" : " to look at")));
   }));
-  patch(document.getElementById("live"), [h("span", { class: "dot", "aria-hidden": "true" }), STREAM_WORDS[stream] ?? stream]);
+  drawLive(stream);
   patch(document.getElementById("foot"), [
     button("Keys ?", help, { class: "quiet" }),
     key() && button("Sign out", signOut, { class: "quiet" }),
     version && h("span", { class: "dim" }, version),
   ]);
+}
+
+function drawLive(state) {
+  patch(document.getElementById("live"), [h("span", { class: "dot", "aria-hidden": "true" }), state.replace("-", " ")]);
 }
 
 function help() {
@@ -169,7 +172,7 @@ function drawSignIn() {
   document.title = "Sign in · Slugline";
   patch(document.getElementById("nav"), []);
   patch(document.getElementById("foot"), []);
-  patch(document.getElementById("live"), [h("span", { class: "dot", "aria-hidden": "true" }), "signed out"]);
+  drawLive("signed-out");
   patch(main, h("form", { class: "sign-in", onsubmit: signInWithToken },
     h("h1", { tabindex: "-1" }, "Sign in"),
     h("p", {}, "Run ", h("code", {}, "slugline console"), " in a terminal: it opens this page signed in. Or paste the token; ", h("code", {}, "slugline serve"), " prints where it is."),

@@ -107,15 +107,16 @@ export function entries(one) {
   return one.array;
 }
 
-/** Draws by `draw`, then lets go what was not asked for in a while. */
+/** Draws by `draw`, whose result it gives, and lets go what was not asked for in a while. */
 export function drawn(draw) {
   drawing++;
-  draw();
+  const result = draw();
   for (const [id, one] of resources) {
     if (one.drawn === drawing) continue;
     one.left ??= Date.now();
     if (Date.now() - one.left > KEEP_MS) resources.delete(id);
   }
+  return result;
 }
 
 /** Asks again for everything that is shown. */
@@ -282,9 +283,7 @@ function sessionHeard({ session, data }) {
 async function moreEvents(one, session) {
   const last = [...one.items.keys()].at(-1) ?? 0;
   const more = await get(path`/sessions/${session}/events?after=${last}&limit=1000`).catch(() => []);
-  for (const entry of more) one.items.set(entry.n, entry);
-  one.version++;
-  changed();
+  for (const entry of more) put(one, entry.n, entry);
 }
 
 function soonSession(id) {

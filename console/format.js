@@ -36,9 +36,6 @@ export function ago(at, now = Date.now()) {
 /** Short enough for a column: whoever wants to know more looks at the exact time. */
 const whole = (of) => (of < HOUR || of >= DAY ? coarse(of) : `${Math.floor(of / HOUR)} h`);
 
-/** How long something has gone on. */
-export const since = (at, now = Date.now()) => coarse(Math.max(0, now - ms(at)));
-
 const EXACT = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
 const CLOCK = new Intl.DateTimeFormat(undefined, { timeStyle: "medium" });
 
@@ -68,6 +65,16 @@ export const words = (text) => String(text ?? "").replaceAll("_", " ");
 /** A list by a time of its entries, the latest first; each time is read once. */
 export function latestFirst(list, of) {
   return list.map((one) => [ms(of(one)) || 0, one]).sort(([a], [b]) => b - a).map(([, one]) => one);
+}
+
+/** A list in groups, as a Map in the order in which they come; groups that are there before come first. */
+export function grouped(list, of, groups = new Map()) {
+  for (const one of list) {
+    const group = of(one);
+    if (!groups.has(group)) groups.set(group, []);
+    groups.get(group).push(one);
+  }
+  return groups;
 }
 
 /** Whether all words of a search are somewhere in a text. */

@@ -42,12 +42,13 @@ export const state = (kind, word, title) => chip(kind === "verdict" ? word : wor
 
 /** A link to another page of this console. */
 export const link = (href, ...children) => h("a", { href }, ...children);
-/** Where a todo, worktree, session or lane is shown. */
+/** Where a todo, worktree, session, lane or hang dump is shown. */
 export const at = {
   todo: (repo, slug) => `#/todos/${repo}/${slug}`,
   worktree: (repo, name) => `#/worktrees/${encodeURIComponent(repo)}/${encodeURIComponent(name)}`,
   session: (id) => `#/sessions/${encodeURIComponent(id)}`,
   lane: (lane) => `#/lanes/${encodeURIComponent(lane)}`,
+  hang: (id) => `#/system/hangs/${id}`,
 };
 
 /** A button that does something. */
@@ -80,6 +81,12 @@ export const cell = (label, ...children) => h("span", { class: "cell", "data-lab
 /** A cell with chips, which go on in the next line. */
 export const chips = (label, ...children) => h("span", { class: "cell chips", "data-label": label }, ...children);
 
+/** A cell with text that goes on in the next line. */
+export const prose = (label, ...children) => h("span", { class: "cell wrap", "data-label": label }, ...children);
+
+/** The last thing an agent told. */
+export const told = ({ kind, text: words }) => [h("span", { class: "dim" }, `${kind} `), text(words, 200)];
+
 /** The head of a list. */
 export const heads = (columns, ...names) => h("div", { class: `heads ${columns}`, "aria-hidden": "true" }, names.map((one) => h("span", {}, one)));
 
@@ -87,9 +94,8 @@ export const heads = (columns, ...names) => h("div", { class: `heads ${columns}`
 export const empty = (title, detail) => h("div", { class: "empty" }, h("p", { class: "title" }, title), detail && h("p", {}, detail));
 
 /** A problem, in the daemon's words. */
-export function trouble(problem, retry) {
-  return h("div", { class: "trouble", role: "alert" }, h("strong", {}, problem.title ?? "No answer"), " ", text(problem.message), retry && button("Try again", retry));
-}
+export const trouble = (problem) =>
+  h("div", { class: "trouble", role: "alert" }, h("strong", {}, problem.title ?? "No answer"), " ", text(problem.message));
 
 /** Places where rows will be. */
 export const skeleton = (n = 6) => h("div", { class: "skeleton", "aria-hidden": "true" }, Array.from({ length: n }, () => h("div", {})));

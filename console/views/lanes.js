@@ -5,7 +5,7 @@ import { pauseLane, resumeLane } from "../acts.js";
 import { entries, use } from "../data.js";
 import { h, keep, patch } from "../dom.js";
 import { ago, count, latestFirst, ms, words } from "../format.js";
-import { at, button, cell, chip, empty, head, heads, link, row, rows, section, skeleton, state, text, time, trouble } from "../parts.js";
+import { at, button, cell, chip, empty, head, heads, link, prose, row, rows, section, skeleton, state, text, time, trouble } from "../parts.js";
 
 /** What the strip of a fingerprint spans, and in how many parts. */
 const STRIP_MS = 24 * 3_600_000, STRIP_PARTS = 48;
@@ -42,7 +42,7 @@ const laneRow = (one) =>
   row(one.lane, at.lane(one.lane), { class: `row${one.state === "paused" ? " paused" : ""}` },
     cell("", link(at.lane(one.lane), h("bdi", { class: "name" }, one.lane)), h("span", { class: "under" }, `generation ${one.generation}`)),
     cell("state", state("lane", one.state), one.probes && h("span", { class: "under" }, `${count(one.probes, "claim")} at once`)),
-    h("span", { class: "cell wrap", "data-label": "why" },
+    prose("why",
       one.reason ? [h("span", {}, one.paused_by === "breaker" ? "paused itself: " : "a person: "), text(one.reason, 300)] : null,
       one.since && h("span", { class: "under" }, time(one.since, `${SINCE[one.state] ?? ""} `), one.until && [", ", time(one.until, "resumes ")])),
     cell("claims", h("span", { class: "num" }, one.wip_limit === null ? one.wip : `${one.wip} of ${one.wip_limit}`)),

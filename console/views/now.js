@@ -1,10 +1,10 @@
 // Now: what needs a person, and what is being worked on. If nothing does, that is said, too.
 
-import { cancelOperation, redrive, resumeLane, showLog } from "../acts.js";
+import { cancelOperation, logButton, redrive, resumeLane } from "../acts.js";
 import { entries, use } from "../data.js";
 import { h } from "../dom.js";
-import { count, ms, since, words } from "../format.js";
-import { at, button, cell, chip, empty, head, link, name, row, rows, section, skeleton, state, text, time, trouble } from "../parts.js";
+import { count, ms, span, words } from "../format.js";
+import { at, button, cell, chip, empty, head, link, name, row, rows, section, skeleton, state, text, time, told, trouble } from "../parts.js";
 
 /** How long a hang is news. */
 const HANG_NEWS_MS = 3_600_000;
@@ -61,7 +61,7 @@ export function attention() {
     found.push({
       key: `operation ${one.id}`, tone: "bad", what: gate ? "gate failed" : words(one.problem?.code ?? "operation failed"),
       title: `${one.repo}/${one.slug}`, href: at.todo(one.repo, one.slug), at: one.finished_at, detail: one.problem?.detail,
-      acts: [button("Show log", () => showLog(`/operations/${one.id}/log`, `Log of ${one.repo}/${one.slug}`), { class: "small" })],
+      acts: [logButton(one)],
     });
   }
   for (const todo of entries(all.blocked)) {
@@ -72,21 +72,20 @@ export function attention() {
     });
   }
   for (const hang of entries(all.hangs).filter((one) => one.reason !== "by_hand" && Date.now() - ms(one.at) < HANG_NEWS_MS)) {
-    found.push({ key: `hang ${hang.id}`, tone: "warn", what: words(hang.reason), title: "The runtime hung", href: `#/system/hangs/${hang.id}`, at: hang.at, detail: hang.culprits.map((one) => one.doing).filter(Boolean).join("\n") });
+    found.push({ key: `hang ${hang.id}`, tone: "warn", what: words(hang.reason), title: "The runtime hung", href: at.hang(hang.id), at: hang.at, detail: hang.culprits.map((one) => one.doing).filter(Boolean).join("\n") });
   }
   return found;
 }
 
-/** The view. */
-export function nowView() {
+/** The view, of everything that needs a person. */
+export function nowView(_, __, found) {
   const all = known();
-  const found = attention();
   const ready = Object.values(all).every((one) => one.ready || one.error);
   const error = Object.values(all).find((one) => one.error)?.error;
   const status = all.status.value;
   const working = entries(all.sessions).filter((one) => one.status === "working");
   return [
-    head("Now", status && [state("verdict", status.readiness), h("span", {}, count(status.queue.ready, "todo"), " ready"), status.queue.oldest_ready_ms > 60_000 && h("span", {}, `the oldest for ${since(new Date(Date.now() - status.queue.oldest_ready_ms))}`)]),
+    head("Now", status && [state("verdict", status.readiness), h("span", {}, count(status.queue.ready, "todo"), " ready"), status.queue.oldest_ready_ms > 60_000 && h("span", {}, `the oldest for ${span(status.queue.oldest_ready_ms)}`)]),
     error && trouble(error),
     section("Needs a person", {},
       !ready && found.length === 0 ? skeleton(3)
@@ -120,7 +119,7 @@ function workingRows(list) {
   return rows("Sessions at work", "of-working", list.map((one) =>
     row(one.id, at.session(one.id), { key: one.id },
       cell("", link(at.session(one.id), h("bdi", { class: "name" }, one.title)), h("span", { class: "under" }, one.worker ?? one.source, one.lane && ` in ${one.lane}`)),
-      cell("last", one.last ? [h("span", { class: "dim" }, `${one.last.kind} `), text(one.last.text, 200)] : h("span", { class: "dim" }, "nothing said yet")),
+      cell("last", one.last ? told(one.last) : h("span", { class: "dim" }, "nothing said yet")),
       cell("events", h("span", { class: "num" }, one.events)),
       cell("active", time(one.active_at)))));
 }

@@ -2,8 +2,8 @@
 
 import { entries, use } from "../data.js";
 import { h, keep } from "../dom.js";
-import { latestFirst, says } from "../format.js";
-import { at, cell, choice, empty, head, heads, link, pick, row, rows, search, skeleton, state, text, time, trouble } from "../parts.js";
+import { grouped, latestFirst, says } from "../format.js";
+import { at, cell, choice, empty, head, heads, link, pick, row, rows, search, skeleton, state, text, time, told, trouble } from "../parts.js";
 
 /** The order of the statuses: what needs a person is first. */
 const STATUSES = ["waiting", "stuck", "working", "dormant", "done"];
@@ -42,20 +42,15 @@ function sorted(list, sort) {
 }
 
 function groups(list, by) {
-  const all = new Map(by === "status" ? STATUSES.map((one) => [one, []]) : []);
-  for (const one of list) {
-    const group = one[by] ?? "none";
-    if (!all.has(group)) all.set(group, []);
-    all.get(group).push(one);
-  }
-  return [...all].filter(([, members]) => members.length);
+  const first = new Map(by === "status" ? STATUSES.map((one) => [one, []]) : []);
+  return [...grouped(list, (one) => one[by] ?? "none", first)].filter(([, members]) => members.length);
 }
 
 const sessionRow = (one) => {
   const href = at.session(one.id);
   return row(one.id, href, {},
     cell("", link(href, h("bdi", { class: "name" }, one.title)), h("span", { class: "under" }, [one.worker, one.lane && `in ${one.lane}`, one.source === "log" && "its own log"].filter(Boolean).join(" "))),
-    cell("last", one.waits_for ? text(`waits for: ${one.waits_for}`, 200) : one.last ? [h("span", { class: "dim" }, `${one.last.kind} `), text(one.last.text, 200)] : h("span", { class: "dim" }, "nothing said")),
+    cell("last", one.waits_for ? text(`waits for: ${one.waits_for}`, 200) : one.last ? told(one.last) : h("span", { class: "dim" }, "nothing said")),
     cell("events", h("span", { class: "num" }, one.events.toLocaleString())),
     cell("active", time(one.active_at ?? one.started_at)),
     cell("status", state("session", one.status), one.how && h("span", { class: "under" }, one.how)));

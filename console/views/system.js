@@ -3,8 +3,8 @@
 import { dumpHangs } from "../acts.js";
 import { entries, use } from "../data.js";
 import { h, keep } from "../dom.js";
-import { clock, count, ms, span, words } from "../format.js";
-import { button, cell, chip, facts, head, heads, link, row, rows, section, skeleton, state, text, time, trouble } from "../parts.js";
+import { clock, count, grouped, ms, span, words } from "../format.js";
+import { at, button, cell, chip, facts, head, heads, link, prose, row, rows, section, skeleton, state, text, time, trouble } from "../parts.js";
 
 /** The view. */
 export function systemView() {
@@ -14,7 +14,7 @@ export function systemView() {
   const of = (one, show) => (one.error ? trouble(one.error) : one.ready ? show(one) : skeleton(3));
   return [
     head("System", told && [state("verdict", told.readiness), h("span", {}, `version ${told.version}`), time(told.started_at, "started ")],
-      button("Make a hang dump", () => dumpHangs((id) => (location.hash = `#/system/hangs/${id}`)))),
+      button("Make a hang dump", () => dumpHangs((id) => (location.hash = at.hang(id))))),
     section("Readiness", { key: "readiness" }, of(readiness, criteria)),
     section("Lateness of timers", { key: "lag" }, of(lag, ({ value }) => lateness(value, told))),
     h("div", { class: "columns", key: "two" },
@@ -33,7 +33,7 @@ const criteria = ({ value }) =>
     row(one.name, null, { key: one.name },
       cell("", h("span", { class: "name" }, words(one.name))),
       cell("verdict", state("verdict", one.verdict), one.stale && chip("stale", "warn"), one.stored && chip("stored", "idle", "seen by an earlier daemon")),
-      h("span", { class: "cell wrap", "data-label": "what was seen" }, text(one.detail, 400)),
+      prose("what was seen", text(one.detail, 400)),
       cell("in a row", one.consecutive_failures > 0 ? `${one.consecutive_failures} of ${one.fail_after} bad` : `${Math.min(one.consecutive_passes, one.pass_after)} of ${one.pass_after} good`),
       cell("seen", one.evidence_age_ms === null ? "never" : `${span(one.evidence_age_ms)} ago`))))];
 
@@ -73,8 +73,8 @@ const incidentList = (list) =>
 const hangList = (list) =>
   list.length === 0 ? h("p", { class: "dim" }, "There are none.")
   : rows("Hang dumps", "of-hangs", list.slice(0, 30).map((one) =>
-    row(one.id, `#/system/hangs/${one.id}`, { key: one.id },
-      cell("", link(`#/system/hangs/${one.id}`, words(one.reason)), h("span", { class: "under" }, one.culprits.map((culprit) => culprit.doing).filter(Boolean).join(", ") || "nobody was seen to hold a worker")),
+    row(one.id, at.hang(one.id), { key: one.id },
+      cell("", link(at.hang(one.id), words(one.reason)), h("span", { class: "under" }, one.culprits.map((culprit) => culprit.doing).filter(Boolean).join(", ") || "nobody was seen to hold a worker")),
       cell("late", one.reason === "by_hand" ? null : span(one.lasted_ms ?? one.lag_ms)),
       cell("when", time(one.at)))));
 
@@ -86,7 +86,7 @@ function jobRows(list, locks) {
       return row(one.job, null, { key: one.job },
         cell("", h("span", { class: "name" }, words(one.job)), h("span", { class: "under" }, one.period_ms ? `every ${span(one.period_ms)}` : "switched off")),
         cell("last run", on ? chip(on.over_budget ? `runs for ${span(on.elapsed_ms)}, over its budget` : "running", on.over_budget ? "warn" : "busy", `process ${on.owner?.pid}`) : one.result ? state("job", one.result) : chip("not yet")),
-        h("span", { class: "cell wrap", "data-label": "what it did" }, text(one.detail?.startsWith("{") ? "" : one.detail ?? "", 200), one.ended_at && one.started_at && h("span", { class: "under" }, time(one.ended_at), ` in ${span(ms(one.ended_at) - ms(one.started_at))} of ${span(one.budget_ms)}`)),
+        prose("what it did", text(one.detail?.startsWith("{") ? "" : one.detail ?? "", 200), one.ended_at && one.started_at && h("span", { class: "under" }, time(one.ended_at), ` in ${span(ms(one.ended_at) - ms(one.started_at))} of ${span(one.budget_ms)}`)),
         cell("runs", h("span", { class: "num" }, one.runs.toLocaleString()), one.failures_in_a_row > 0 && chip(`${one.failures_in_a_row} failures in a row`, "bad")),
         cell("next", time(one.due_at)));
     }))];
@@ -98,12 +98,11 @@ const repositoryRows = (list) =>
       cell("", h("span", { class: "name" }, one.name)),
       cell("state", one.usable ? chip("usable", "good") : chip("unusable", "bad")),
       cell("base", one.base ?? "–", one.remote && h("span", { class: "under" }, one.remote)),
-      h("span", { class: "cell wrap", "data-label": "path" }, h("span", { class: "mono" }, text(one.path)), one.problem && h("div", { class: "trouble" }, text(one.problem.detail))))));
+      prose("path", h("span", { class: "mono" }, text(one.path)), one.problem && h("div", { class: "trouble" }, text(one.problem.detail))))));
 
 /** Actors under their supervisors. */
 function tree(list) {
-  const children = Map.groupBy ? Map.groupBy(list, (one) => one.parent) : new Map();
-  if (!Map.groupBy) for (const one of list) children.set(one.parent, [...(children.get(one.parent) ?? []), one]);
+  const children = grouped(list, (one) => one.parent);
   const below = (parent) => (children.get(parent) ?? []).map((one) => {
     const id = `${one.kind}:${one.name}`;
     return h("li", { key: id, "data-key": id }, keep("self", actor, one), children.has(id) && h("ul", {}, below(id)));

@@ -1,6 +1,6 @@
 // One todo: where it is, who holds it, what its gates said, and everything that happened to it.
 
-import { cancelOperation, redrive, releaseClaim, showLog } from "../acts.js";
+import { cancelOperation, logButton, redrive, releaseClaim, showLog } from "../acts.js";
 import { entries, use } from "../data.js";
 import { h, keep } from "../dom.js";
 import { count, span, words } from "../format.js";
@@ -88,7 +88,7 @@ const operation = (one, newest) =>
     one.problem && h("div", { class: "trouble" }, h("strong", {}, one.problem.title, ". "), text(one.problem.detail)),
     one.phase && h("p", {}, chip(`now ${words(one.phase)}`, "busy")),
     one.phases.length > 0 && phases(one.phases),
-    h("div", { class: "acts" }, button("Show log", () => showLog(`/operations/${one.id}/log`, `Log of ${one.repo}/${one.slug}`), { class: "small" })));
+    h("div", { class: "acts" }, logButton(one)));
 
 const parked = ({ at: when, result }) =>
   h("li", {}, h("div", { class: "what" }, h("span", { class: "kind" }, result.outcome), h("span", { class: "dim" }, `token ${result.token}`), time(when)), text(result.summary ?? result.reason ?? ""));

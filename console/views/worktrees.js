@@ -2,7 +2,7 @@
 
 import { entries, use } from "../data.js";
 import { h, keep } from "../dom.js";
-import { count, latestFirst, ms, says } from "../format.js";
+import { count, grouped, latestFirst, ms, says } from "../format.js";
 import { at, cell, chips, choice, chip, empty, head, heads, link, name, pick, row, rows, search, skeleton, state, time, trouble } from "../parts.js";
 
 /** A worktree that nobody touched for so long and that nobody works in is not active. */
@@ -40,7 +40,6 @@ export function worktreesView({ query }, set) {
   const active = fits.filter((one) => isActive(one, now));
   const list = sorted(show === "all" ? fits : active, order);
   const hidden = fits.length - list.length;
-  const groups = Map.groupBy ? Map.groupBy(list, (one) => one.repo) : grouped(list);
   return [
     head("Worktrees", worktrees.ready && [count(all.length, "worktree"), hidden > 0 && h("span", {}, `${hidden.toLocaleString()} hidden`)]),
     h("div", { class: "bar-of-tools" },
@@ -51,18 +50,12 @@ export function worktreesView({ query }, set) {
     worktrees.error && trouble(worktrees.error),
     !worktrees.ready ? !worktrees.error && skeleton(8)
     : list.length === 0 ? empty(all.length ? "No worktree fits." : "There are no worktrees.", hidden ? `${hidden} are hidden: choose All.` : undefined)
-    : [...groups].map(([one, rowsOf], i) =>
+    : [...grouped(list, (one) => one.repo)].map(([one, rowsOf], i) =>
       h("section", { class: "group", key: one },
         h("h2", {}, one, h("span", { class: "n" }, rowsOf.length)),
         i === 0 && heads("of-worktrees", "worktree", "last commit", "changes", "base", "state", "who"),
         rows(`Worktrees of ${one}`, "of-worktrees", rowsOf.map((worktree) => keep(`${worktree.repo}/${worktree.name}`, worktreeRow, worktree))))),
   ];
-}
-
-function grouped(list) {
-  const groups = new Map();
-  for (const one of list) groups.set(one.repo, [...(groups.get(one.repo) ?? []), one]);
-  return groups;
 }
 
 function sorted(list, order) {

@@ -822,8 +822,6 @@ impl InventoryState {
             detached: found.detached,
         };
         let merged = row.merged.as_ref().filter(|merged| merged.is_of(found.head.as_ref(), commits.base_oid.as_ref()));
-        // While a branch is rebased HEAD is somewhere else, and says nothing of the branch.
-        let merged = merged.filter(|_| !found.detached || found.branch.is_none());
         WorktreeRow {
             repo: self.repo().clone(),
             name: name.to_owned(),

@@ -228,6 +228,10 @@ fn merged_now(
     known: Option<Merged>,
 ) -> Result<Option<Merged>, GitError> {
     let (Some(head), Some(base)) = (found.head.clone(), base) else { return Ok(None) };
+    // While a branch is rebased HEAD is somewhere else, and says nothing of the branch.
+    if found.detached && found.branch.is_some() {
+        return Ok(None);
+    }
     if known.as_ref().is_some_and(|known| known.is_of(Some(&head), Some(&base))) {
         return Ok(known);
     }

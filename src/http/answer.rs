@@ -1,14 +1,13 @@
 //! From a request's head to what it asks for, and from an answer to its bytes. An answer is shaped the same way whenever
 //! it is given, so a request that is sent again under its key gets the same bytes.
 
-use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use warp::http::{HeaderMap, HeaderValue, StatusCode, header};
 use warp::hyper::body::Bytes;
 use warp::reply::Response;
 
 use super::markdown;
-use super::problem::{self, json, raw, render};
+use super::problem::{json, raw, render, with_problem};
 use super::server::trace;
 use crate::model::ids::IdempotencyKey;
 use crate::model::kept::{Answer, Answered, Keyed};
@@ -142,15 +141,6 @@ fn good(answered: Answered, form: Form) -> Response {
 pub(super) fn operation_shown(status: StatusCode, operation: &Operation, form: Form) -> Response {
     match form {
         Form::Markdown => raw(status, markdown::TYPE, markdown::operation(operation)),
-        Form::Json => json(status, &operation_value(operation)),
+        Form::Json => json(status, &with_problem(operation, operation.problem.as_ref())),
     }
-}
-
-/// An operation as JSON.
-pub(super) fn operation_value(operation: &Operation) -> Value {
-    let mut value = serde_json::to_value(operation).unwrap_or_default();
-    if let (Some(problem), Some(object)) = (&operation.problem, value.as_object_mut()) {
-        object.insert("problem".to_owned(), problem::body(problem));
-    }
-    value
 }

@@ -10,6 +10,7 @@ use warp::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use warp::path::FullPath;
 use warp::reply::Response;
 
+use super::page::{has_tag, listed, not_modified};
 use super::problem::{from_status, raw, render};
 use super::{Routes, template};
 use crate::actors::inputs::hex;
@@ -31,7 +32,7 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
     require-trusted-types-for 'script'; trusted-types slugline";
 
 /// What every file is sent with, beside what every answer is.
-const HEADERS: [(HeaderName, &str); 7] = [
+const HEADERS: [(HeaderName, &str); 6] = [
     (header::CONTENT_SECURITY_POLICY, POLICY),
     (header::REFERRER_POLICY, "no-referrer"),
     (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
@@ -39,7 +40,6 @@ const HEADERS: [(HeaderName, &str); 7] = [
     // Kept by the browser, but asked for each time: a new daemon has a new page.
     (header::CACHE_CONTROL, "no-cache"),
     (header::VARY, "Accept-Encoding"),
-    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
 ];
 
 /// One file.
@@ -92,9 +92,7 @@ fn file(file: &File, digest: &str, headers: &HeaderMap) -> Response {
     let gzip = file.gzip.filter(|_| takes_gzip(headers));
     let tag = if gzip.is_some() { format!("\"{digest}-gzip\"") } else { format!("\"{digest}\"") };
     let mut response = if has(headers, &tag) {
-        let mut unchanged = raw(StatusCode::NOT_MODIFIED, "text/plain", "");
-        unchanged.headers_mut().remove(header::CONTENT_TYPE);
-        unchanged
+        not_modified()
     } else {
         let mut whole = raw(StatusCode::OK, kind(file.name), gzip.unwrap_or(file.plain));
         let encoding = gzip.map(|_| (header::CONTENT_ENCODING, HeaderValue::from_static("gzip")));
@@ -122,13 +120,13 @@ fn kind(name: &str) -> &'static str {
 
 /// Whether `If-None-Match` names this tag.
 fn has(headers: &HeaderMap, tag: &str) -> bool {
-    words(headers, &header::IF_NONE_MATCH).any(|known| known == "*" || known.trim_start_matches("W/") == tag)
+    has_tag(headers, tag) || listed(headers, &header::IF_NONE_MATCH).any(|known| known == "*")
 }
 
 /// Whether `Accept-Encoding` lets gzip through: by name, or as any other.
 fn takes_gzip(headers: &HeaderMap) -> bool {
     let weight = |wanted: &str| {
-        let named = words(headers, &header::ACCEPT_ENCODING).find_map(|word| {
+        let named = listed(headers, &header::ACCEPT_ENCODING).find_map(|word| {
             let (name, weight) = word.split_once(';').unwrap_or((word, ""));
             name.trim().eq_ignore_ascii_case(wanted).then_some(weight)
         })?;
@@ -136,12 +134,6 @@ fn takes_gzip(headers: &HeaderMap) -> bool {
         Some(number.is_none_or(|number| number.trim().parse::<f32>().is_ok_and(|weight| weight > 0.0)))
     };
     weight("gzip").or_else(|| weight("*")).unwrap_or(false)
-}
-
-/// The words of a header that is a list.
-fn words<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
-    let lines = headers.get_all(name).iter().filter_map(|line| line.to_str().ok());
-    lines.flat_map(|line| line.split(',')).map(str::trim)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 use warp::http::{HeaderMap, Method, header};
 
 use super::signing::Signer;
-use super::{ROUTES, template};
+use super::{only, open_at};
 use crate::actors::clock::Clock;
 use crate::metrics::http::{RejectReason, rejected};
 use crate::model::problem::{Problem, ProblemCode};
@@ -56,13 +56,14 @@ impl Access {
         &self.signer
     }
 
-    /// Decides about a request by its head; `port` is the one the daemon listens on.
+    /// Decides about a request by its head; `port` is the one the daemon listens on, `route` the path of the table that is
+    /// asked for, if any is.
     pub fn check(
         &self,
         peer: Peer,
         port: u16,
         method: &Method,
-        path: &str,
+        route: Option<&str>,
         headers: &HeaderMap,
     ) -> Result<(), Problem> {
         if peer == Peer::Tcp && !host_is_ours(headers, port) {
@@ -70,11 +71,11 @@ impl Access {
             let detail = format!("the Host header is not this daemon's; use 127.0.0.1:{port} or localhost:{port}");
             return Err(Problem::new(ProblemCode::ForbiddenOrigin, detail));
         }
-        if !origin_is_ours(headers, port) || !(site_is_ours(headers) || is_way_in(method, path, headers)) {
+        if !origin_is_ours(headers, port) || !(site_is_ours(headers) || is_way_in(method, route, headers)) {
             rejected(RejectReason::Origin);
             return Err(Problem::new(ProblemCode::ForbiddenOrigin, "requests from other web pages are not answered"));
         }
-        if peer == Peer::Tcp && !self.knows(headers, port) && !is_open(method, path) {
+        if peer == Peer::Tcp && !self.knows(headers, port) && !is_open(method, route) {
             rejected(RejectReason::Auth);
             let detail =
                 "send Authorization: Bearer with the token in <data_dir>/token; `slugline serve` prints where that is";
@@ -114,9 +115,8 @@ fn is_our_name(name: &str, port: u16) -> bool {
 }
 
 fn host_is_ours(headers: &HeaderMap, port: u16) -> bool {
-    let mut hosts = headers.get_all(header::HOST).iter();
-    let (Some(host), None) = (hosts.next(), hosts.next()) else { return false };
-    host.to_str().is_ok_and(|host| is_our_name(&host.to_ascii_lowercase(), port))
+    let host = only(headers, header::HOST.as_str()).and_then(|host| host.to_str().ok());
+    host.is_some_and(|host| is_our_name(&host.to_ascii_lowercase(), port))
 }
 
 fn origin_is_ours(headers: &HeaderMap, port: u16) -> bool {
@@ -134,28 +134,24 @@ fn site_is_ours(headers: &HeaderMap) -> bool {
 const WAYS_IN: [&str; 3] = ["/", "/console", "/console/"];
 
 /// Whether somebody followed a link to the console, in a window and not in a frame.
-fn is_way_in(method: &Method, path: &str, headers: &HeaderMap) -> bool {
-    let says = |name: &str, wanted: &str| {
-        let mut given = headers.get_all(name).iter();
-        given.next().is_some_and(|value| value == wanted) && given.next().is_none()
-    };
+fn is_way_in(method: &Method, route: Option<&str>, headers: &HeaderMap) -> bool {
+    let says = |name: &str, wanted: &str| only(headers, name).is_some_and(|value| value == wanted);
     method == Method::GET
-        && WAYS_IN.contains(&path)
+        && route.is_some_and(|route| WAYS_IN.contains(&route))
         && says("sec-fetch-mode", "navigate")
         && says("sec-fetch-dest", "document")
 }
 
 /// Whether the table says that a route needs no token.
-fn is_open(method: &Method, path: &str) -> bool {
-    template(path).is_some_and(|path| {
-        ROUTES.iter().any(|route| route.open && route.path == path && route.method == method.as_str())
-    })
+fn is_open(method: &Method, route: Option<&str>) -> bool {
+    route.is_some_and(|route| open_at(route).any(|open| open.method == method.as_str()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::http::signing::{KEY_HEADER, Signed};
+    use crate::http::template;
     use crate::model::time::Timestamp;
     use warp::http::HeaderName;
 
@@ -246,7 +242,7 @@ mod tests {
                         for (caller, known) in callers {
                             let headers = of(&[&from, caller].concat());
                             for (method, path, open, way_in) in &targets {
-                                let passed = access.check(Peer::Tcp, 7584, method, path, &headers).is_ok();
+                                let passed = access.check(Peer::Tcp, 7584, method, template(path), &headers).is_ok();
                                 let may_come = host_ok && origin_ok && (site_ok || (way_ok && *way_in));
                                 assert_eq!(passed, may_come && (known || *open), "{method} {path} {headers:?}");
                                 seen += 1;
@@ -274,10 +270,10 @@ mod tests {
     fn two_hosts_or_none_are_refused_and_the_socket_needs_neither_host_nor_token() {
         crate::metrics::install();
         let (access, _) = signed_in();
-        let check = |peer, headers: &HeaderMap| access.check(peer, 7584, &Method::GET, "/livez", headers).is_ok();
+        let check = |peer, headers: &HeaderMap| access.check(peer, 7584, &Method::GET, Some("/livez"), headers).is_ok();
         let mut headers = HeaderMap::new();
         assert!(!check(Peer::Tcp, &headers));
-        assert!(access.check(Peer::Unix, 7584, &Method::POST, "/todos/work", &headers).is_ok());
+        assert!(access.check(Peer::Unix, 7584, &Method::POST, Some("/todos/work"), &headers).is_ok());
         headers.append(header::HOST, "localhost:7584".parse().expect("header"));
         assert!(check(Peer::Tcp, &headers));
         headers.append(header::HOST, "localhost:7584".parse().expect("header"));

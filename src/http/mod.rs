@@ -31,6 +31,7 @@ mod worktrees;
 
 use warp::Filter;
 use warp::filters::BoxedFilter;
+use warp::http::{HeaderMap, HeaderValue};
 use warp::reply::Response;
 
 use self::guard::Access;
@@ -158,6 +159,17 @@ pub fn routes(handle: Handle, access: Access) -> Routes {
         .or(openapi::routes())
         .unify()
         .boxed()
+}
+
+/// Those at a path of the table that need no token.
+fn open_at(path: &str) -> impl Iterator<Item = &'static Route> {
+    ROUTES.iter().filter(move |route| route.open && route.path == path)
+}
+
+/// The value of a header, when it is there exactly once.
+fn only<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a HeaderValue> {
+    let mut given = headers.get_all(name).iter();
+    given.next().filter(|_| given.next().is_none())
 }
 
 /// The route a path belongs to, whatever the method.

@@ -9,8 +9,9 @@ use warp::http::{HeaderMap, HeaderValue, StatusCode, header};
 use warp::reply::{Reply, Response};
 
 use super::Routes;
-use super::answer::{Form, operation_shown, operation_value};
-use super::problem::{self, Answer, json, reply};
+use super::answer::{Form, operation_shown};
+use super::page::words;
+use super::problem::{self, Answer, json, reply, with_problem};
 use crate::actors::Handle;
 use crate::model::ids::{OperationId, RepoName, Slug};
 use crate::model::operation::{Operation, OperationState};
@@ -78,19 +79,14 @@ fn filter(query: &str) -> Result<OperationFilter, Problem> {
     if limit == 0 || limit > LIMIT_MAX {
         return Err(invalid(format!("limit is {limit}; it is 1 to {LIMIT_MAX}")));
     }
-    let one = |word: &str| {
-        OperationState::ALL.into_iter().find(|state| state.as_str() == word).ok_or_else(|| {
-            let known = OperationState::ALL.map(OperationState::as_str).join(", ");
-            invalid(format!("state {word:?} is none of {known}"))
-        })
-    };
-    let states = state.iter().flat_map(|states| states.split(',')).map(str::trim).map(one).collect::<Result<_, _>>()?;
+    let states = state.map(|state| words("state", &state, OperationState::ALL, OperationState::as_str));
+    let states = states.transpose()?.unwrap_or_default();
     Ok(OperationFilter { repo, slug, states, latest, limit })
 }
 
 /// An operation in a list: what it came to can be long, and is asked for by itself.
 fn entry(operation: &Operation) -> Value {
-    let mut value = operation_value(operation);
+    let mut value = with_problem(operation, operation.problem.as_ref());
     value.as_object_mut().and_then(|members| members.remove("result"));
     value
 }

@@ -1,9 +1,9 @@
-//! Lists: pages of them, and answers that say nothing has changed.
+//! Lists: pages of them, lists in queries and headers, and answers that say nothing has changed.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::LazyLock;
 
-use warp::http::{HeaderMap, HeaderValue, StatusCode, header};
+use warp::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use warp::reply::Response;
 
 use super::problem::raw;
@@ -50,6 +50,40 @@ pub(super) fn page<T>(
     Ok((entries, total, next))
 }
 
+/// A comma separated list of words, each one of those there are; the error names what is none, and what there is.
+pub(super) fn words<T: Copy, const N: usize>(
+    what: &str,
+    text: &str,
+    all: [T; N],
+    name: impl Fn(T) -> &'static str,
+) -> Result<Vec<T>, Problem> {
+    let one = |word: &str| {
+        all.into_iter().find(|one| name(*one) == word).ok_or_else(|| {
+            let known = all.map(&name).join(", ");
+            Problem::new(ProblemCode::InvalidRequest, format!("{what} {word:?} is none of {known}"))
+        })
+    };
+    text.split(',').map(str::trim).map(one).collect()
+}
+
+/// The entries of a header that is a list.
+pub(super) fn listed<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
+    let lines = headers.get_all(name).iter().filter_map(|line| line.to_str().ok());
+    lines.flat_map(|line| line.split(',')).map(str::trim)
+}
+
+/// Whether `If-None-Match` names this tag; weak and strong ones are compared alike.
+pub(super) fn has_tag(headers: &HeaderMap, tag: &str) -> bool {
+    listed(headers, &header::IF_NONE_MATCH).any(|known| known.trim_start_matches("W/") == tag.trim_start_matches("W/"))
+}
+
+/// The answer to whoever has it already.
+pub(super) fn not_modified() -> Response {
+    let mut response = raw(StatusCode::NOT_MODIFIED, "text/plain", "");
+    response.headers_mut().remove(header::CONTENT_TYPE);
+    response
+}
+
 /// Tells the answers of this process from those of another one.
 static PROCESS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
@@ -60,13 +94,10 @@ fn tag(version: &str, query: &str) -> String {
 /// The answer to somebody who has this version of the list already.
 pub(super) fn unchanged(headers: &HeaderMap, version: &str, query: &str) -> Option<Response> {
     let tag = tag(version, query);
-    let known = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
-    let weak = tag.trim_start_matches("W/");
-    if !known.flat_map(|value| value.split(',')).any(|known| known.trim().trim_start_matches("W/") == weak) {
+    if !has_tag(headers, &tag) {
         return None;
     }
-    let mut response = raw(StatusCode::NOT_MODIFIED, "application/json", "");
-    response.headers_mut().remove(header::CONTENT_TYPE);
+    let mut response = not_modified();
     response.headers_mut().extend(HeaderValue::from_str(&tag).ok().map(|tag| (header::ETAG, tag)));
     Some(response)
 }

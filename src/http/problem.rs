@@ -79,6 +79,15 @@ pub(super) fn body(problem: &Problem) -> Value {
     Value::Object(members)
 }
 
+/// Something that has a `problem` as JSON; the problem looks like every other one.
+pub(super) fn with_problem<T: Serialize>(what: &T, problem: Option<&Problem>) -> Value {
+    let mut value = serde_json::to_value(what).unwrap_or_default();
+    if let (Some(problem), Some(members)) = (problem, value.as_object_mut()) {
+        members.insert("problem".to_owned(), body(problem));
+    }
+    value
+}
+
 /// The problem behind an error status that did not come from a handler of ours.
 pub(super) fn from_status(status: StatusCode, method: &str, path: &str) -> Problem {
     let shown: String = path.chars().take(200).collect();

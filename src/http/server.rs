@@ -32,7 +32,7 @@ use warp::reply::Response;
 
 use super::guard::{Access, Peer};
 use super::problem::{from_status, render};
-use super::{ROUTES, Routes, template};
+use super::{Routes, only, open_at, template};
 use crate::actors::health::inflight::{InFlight, RequestOn};
 use crate::actors::health::turning::{Doing, doing};
 use crate::metrics::http as metric;
@@ -256,13 +256,14 @@ async fn answer(shared: &Shared, peer: Peer, request: Request<Incoming>) -> Resp
     let trace = trace_of(request.headers());
     let known = template(&path);
     let answered = async {
-        match admit(shared, peer, request).await {
+        match admit(shared, peer, request, known).await {
             Ok(request) => route(shared, request, &method, &path, known).await,
             Err(problem) => render(&problem),
         }
     };
-    // Lines that are logged on the way, also by the actors that are asked, say which request it was.
-    let followed = known.filter(|route| !is_open(route));
+    // Lines that are logged on the way, also by the actors that are asked, say which request it was. What needs no token is
+    // asked by machines all the time, or is a file of the console; nobody wants to follow each request.
+    let followed = known.filter(|route| open_at(route).next().is_none());
     let span = match followed {
         Some(route) => tracing::info_span!("request", method = counted.as_str(), route, trace_id = trace.trace_id()),
         None => tracing::Span::none(),
@@ -287,7 +288,12 @@ async fn answer(shared: &Shared, peer: Peer, request: Request<Incoming>) -> Resp
 }
 
 /// Checks a request's head and reads its body.
-async fn admit(shared: &Shared, peer: Peer, request: Request<Incoming>) -> Result<Request<Full<Bytes>>, Problem> {
+async fn admit(
+    shared: &Shared,
+    peer: Peer,
+    request: Request<Incoming>,
+    known: Option<&str>,
+) -> Result<Request<Full<Bytes>>, Problem> {
     let (mut head, body) = request.into_parts();
     head.extensions.insert(Door(shared.address));
     // warp panics on the authority form of CONNECT; the absolute form is for proxies.
@@ -304,7 +310,7 @@ async fn admit(shared: &Shared, peer: Peer, request: Request<Incoming>) -> Resul
             format!("request targets have at most {TARGET_BYTES_MAX} bytes"),
         ));
     }
-    shared.access.check(peer, shared.address.port(), &head.method, head.uri.path(), &head.headers)?;
+    shared.access.check(peer, shared.address.port(), &head.method, known, &head.headers)?;
     let too_large = || {
         metric::rejected(RejectReason::BodySize);
         Problem::new(ProblemCode::BodyTooLarge, format!("bodies have at most {} bytes", shared.limits.body_bytes))
@@ -374,15 +380,6 @@ const TRACEPARENT: &str = "traceparent";
 
 /// The place of a request in its trace. Of several headers of a name none is right.
 fn trace_of(headers: &HeaderMap) -> Trace {
-    let one = |name: &str| {
-        let mut given = headers.get_all(name).iter();
-        given.next().filter(|_| given.next().is_none())?.to_str().ok()
-    };
+    let one = |name: &str| only(headers, name)?.to_str().ok();
     spans::begin(one(TRACEPARENT), one("tracestate"))
-}
-
-/// Whether a route needs no token. Those are asked by machines all the time, or are the console's files; nobody wants to
-/// follow each request.
-fn is_open(route: &str) -> bool {
-    ROUTES.iter().any(|known| known.path == route && known.open)
 }

@@ -8,7 +8,7 @@ use warp::hyper::body::Bytes;
 
 use super::Routes;
 use super::answer::{Form, keyed, require_json, shaped};
-use super::page::{Page, page, unchanged, with_etag};
+use super::page::{Page, page, unchanged, with_etag, words};
 use super::problem::{self, Answer, json, parse, reply};
 use crate::actors::Handle;
 use crate::model::ids::{Lane, RepoName, SessionId};
@@ -94,7 +94,8 @@ fn id(text: &str) -> Result<SessionId, Problem> {
 
 fn list(handle: &Handle, query: &str, headers: &HeaderMap) -> Answer {
     let asked: Query = problem::query(query, "status, lane, repo, q, sort, group, after and limit")?;
-    let statuses = asked.status.as_deref().map(statuses).transpose()?.unwrap_or_default();
+    let statuses = asked.status.map(|status| words("status", &status, SessionStatus::ALL, SessionStatus::as_str));
+    let statuses = statuses.transpose()?.unwrap_or_default();
     let wanted = SessionQuery { statuses, lane: asked.lane, repo: asked.repo, text: asked.q.clone(), sort: asked.sort };
     let views = handle.sessions(&wanted);
     // Time alone changes what is shown of a session, so what is shown is what the tag is of.
@@ -109,16 +110,6 @@ fn list(handle: &Handle, query: &str, headers: &HeaderMap) -> Answer {
         Some(by) => json(StatusCode::OK, &Handle::grouped(views, by)),
     };
     Ok(with_etag(response, &version, query, total, next.as_deref()))
-}
-
-fn statuses(text: &str) -> Result<Vec<SessionStatus>, Problem> {
-    let one = |word: &str| {
-        SessionStatus::ALL.into_iter().find(|status| status.as_str() == word).ok_or_else(|| {
-            let known: Vec<&str> = SessionStatus::ALL.iter().map(|status| status.as_str()).collect();
-            Problem::new(ProblemCode::InvalidRequest, format!("status {word:?} is none of {}", known.join(", ")))
-        })
-    };
-    text.split(',').map(str::trim).map(one).collect()
 }
 
 async fn one(handle: &Handle, text: &str) -> Answer {

@@ -11,6 +11,7 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 use warp::http::{HeaderMap, header};
 
+use super::only;
 use crate::actors::inputs::hex;
 use crate::model::time::Timestamp;
 
@@ -139,8 +140,7 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
 
 /// The one key a request has.
 fn key_of(headers: &HeaderMap) -> Option<Vec<u8>> {
-    let mut given = headers.get_all(KEY_HEADER).iter();
-    given.next().filter(|_| given.next().is_none())?.to_str().ok().and_then(unhex)
+    only(headers, KEY_HEADER)?.to_str().ok().and_then(unhex)
 }
 
 /// The values of all cookies of a name.

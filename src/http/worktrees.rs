@@ -11,7 +11,7 @@ use warp::hyper::body::Bytes;
 
 use super::Routes;
 use super::answer::{Form, keyed, require_json, shaped};
-use super::page::{Page, page, unchanged, with_etag};
+use super::page::{Page, page, unchanged, with_etag, words};
 use super::problem::{self, Answer, json, parse, reply};
 use crate::actors::Handle;
 use crate::model::ids::RepoName;
@@ -103,7 +103,7 @@ fn repo_named(repo: &str) -> Result<RepoName, Problem> {
 
 async fn list(handle: &Handle, query: &str, headers: &HeaderMap) -> Answer {
     let asked: Query = problem::query(query, "repo, state, q, fields, after, limit and wait_ms")?;
-    let states = asked.state.as_deref().map(states).transpose()?;
+    let states = asked.state.map(|state| words("state", &state, RowState::ALL, RowState::as_str)).transpose()?;
     let fields = asked.fields.as_deref().map(fields).transpose()?;
     let wait = Duration::from_millis(asked.wait_ms.unwrap_or(0).min(WAIT_MS_MAX));
     handle.want_worktrees(asked.repo.as_ref(), wait).await?;
@@ -121,16 +121,6 @@ async fn list(handle: &Handle, query: &str, headers: &HeaderMap) -> Answer {
         Some(fields) => json(StatusCode::OK, &rows.iter().map(|row| only(row, &fields)).collect::<Vec<_>>()),
     };
     Ok(with_etag(response, &version, query, total, next.as_deref()))
-}
-
-fn states(text: &str) -> Result<Vec<RowState>, Problem> {
-    let one = |word: &str| {
-        serde_json::from_value(Value::from(word)).map_err(|_| {
-            let detail = format!("state {word:?} is none of missing, error, stale, locked, detached, fresh");
-            Problem::new(ProblemCode::InvalidRequest, detail)
-        })
-    };
-    text.split(',').map(str::trim).map(one).collect()
 }
 
 /// Names of fields there are; `repo` and `name` are always among them.

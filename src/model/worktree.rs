@@ -186,6 +186,22 @@ pub struct RowFacts<'a> {
 }
 
 impl RowState {
+    /// All of them, in the order in which they are tried.
+    pub const ALL: [Self; 6] = [Self::Missing, Self::Error, Self::Stale, Self::Locked, Self::Detached, Self::Fresh];
+
+    /// The name used in the API.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Error => "error",
+            Self::Stale => "stale",
+            Self::Locked => "locked",
+            Self::Detached => "detached",
+            Self::Fresh => "fresh",
+        }
+    }
+
     /// The first that fits.
     #[must_use]
     pub fn of(facts: &RowFacts<'_>) -> Self {
