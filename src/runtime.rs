@@ -229,8 +229,10 @@ fn descriptors_for(connections: usize) {
     }
 }
 
-/// The same for every daemon on one data directory, and different for any other.
-fn run_mark(data_dir: &Path) -> String {
+/// What the processes of all runs of a data directory have in their environment: the same for every daemon there, and
+/// different for any other.
+#[must_use]
+pub fn run_mark(data_dir: &Path) -> String {
     let path = data_dir.canonicalize().unwrap_or_else(|_| data_dir.to_owned());
     let digest = Sha256::digest(path.as_os_str().as_encoded_bytes());
     format!("slugline-{}", &inputs::hex(&digest)[..16])

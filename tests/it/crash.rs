@@ -1,18 +1,18 @@
 //! `kill -9` of the daemon at random moments: while it prepares, while it makes worktrees, between a commit and its
 //! answer. After each restart: nothing accepted is lost, nobody works twice in one worktree, nothing of the user's is
-//! gone. `TEST_KILLS` says how many kills; the seed is printed and can be set with `TEST_SEED`.
+//! gone. `TEST_KILLS` says how many kills.
 
-use std::collections::BTreeMap;
-use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use slugline::cli::client::Client;
 
-use crate::harness::{Repo, Site, Spawned, git, lines, until, write};
+use crate::harness::{Repo, Site, git, lines, until};
+use crate::promises::Promises;
+use crate::scale::{Dice, seed, size};
 
-/// Kills in the test command.
-const KILLS: usize = 100;
+/// Kills, by tier.
+const KILLS: [u64; 3] = [100, 1_000, 10_000];
 /// Todos that workers have and ask for again and again. Every round has a new one besides, so that every kill can hit
 /// the making of a worktree.
 const SLUGS: [&str; 6] = ["one", "two", "three", "four", "five", "six"];
@@ -24,20 +24,6 @@ fn fresh(round: usize) -> String {
     format!("new-{round}")
 }
 
-/// A small generator, so that a seed gives the same schedule again.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % limit
-    }
-}
-
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok()?.parse().ok()
-}
-
 /// A prepare that tells of any other prepare in the same worktree, and takes a moment in several steps.
 fn settings(site: &Site) -> String {
     let overlaps = site.path("overlaps");
@@ -47,89 +33,40 @@ fn settings(site: &Site) -> String {
     )
 }
 
-/// What a client was told before the daemon died.
-#[derive(Default)]
-struct Told {
-    /// Operations whose acceptance was answered.
-    accepted: Vec<String>,
-    /// Highest token granted, by slug.
-    tokens: BTreeMap<String, u64>,
-}
-
-impl Told {
-    fn note(&mut self, slug: &str, answer: &Value) {
-        let id = answer["id"].as_str().or_else(|| answer["operation"].as_str());
-        self.accepted.extend(id.map(str::to_owned));
-        if let Some(token) = answer["claim"]["token"].as_u64() {
-            let highest = self.tokens.entry(slug.to_owned()).or_default();
-            assert!(token >= *highest, "the token of {slug} went back from {highest} to {token}");
-            *highest = token;
-        }
-    }
-}
-
 /// Asks for every slug at once, half of the calls without waiting, until the daemon is gone.
-async fn ask_until_gone(daemon: &Client, told: &mut Told, round: usize) {
+async fn ask_until_gone(daemon: &Client, promises: &Promises, round: usize) {
     let slugs = SLUGS.iter().map(|&slug| slug.to_owned()).chain([fresh(round)]);
     let calls = slugs.enumerate().map(|(index, slug)| {
         let client = daemon.clone();
         async move {
-            let mut answers = Vec::new();
             // Bounded: a daemon lives for a third of a second and a call takes at least tens of microseconds.
             for turn in 0..200 {
                 let wait = if (index + round + turn).is_multiple_of(2) { 0 } else { 5_000 };
                 let body = json!({ "lane": "builder", "slug": slug, "wait_ms": wait, "refresh": turn == 1 });
                 match client.post("/todos/work", &body).await {
-                    Ok(reply) if reply.status < 300 => answers.push(reply.json()),
+                    Ok(reply) if reply.status < 300 => promises.told(&reply),
                     Ok(reply) => assert!(reply.json()["retryable"] == true, "{}", reply.text()),
                     Err(_) => break,
                 }
                 tokio::task::yield_now().await;
             }
-            (slug, answers)
         }
     });
-    for (slug, answers) in futures_util::future::join_all(calls).await {
-        answers.iter().for_each(|answer| told.note(&slug, answer));
-    }
-}
-
-/// Every accepted operation is known and has ended or goes on; none is lost.
-async fn check_accepted(daemon: &Spawned, told: &Told) {
-    for id in &told.accepted {
-        let reply = daemon.client.get(&format!("/operations/{id}")).await.expect("the daemon answers");
-        assert_eq!(reply.status, 200, "operation {id} is lost: {}", reply.text());
-    }
-}
-
-/// What a worker has in its worktree: an edit that is not committed, and a commit that is nowhere else.
-fn work_a_little(worktree: &Path) -> Option<String> {
-    if !worktree.join(".git").exists() || worktree.join("mine.txt").exists() {
-        return None;
-    }
-    write(&worktree.join("committed.txt"), "committed by the worker\n");
-    git(worktree, &["add", "committed.txt"]);
-    git(worktree, &["commit", "--quiet", "--message", "work"]);
-    write(&worktree.join("mine.txt"), "not committed\n");
-    Some(git(worktree, &["rev-parse", "HEAD"]))
+    futures_util::future::join_all(calls).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_kills_lose_nothing_accepted_and_nothing_of_the_workers() {
-    let seed = number("TEST_SEED").unwrap_or_else(|| u64::from(std::process::id()));
-    let kills = number("TEST_KILLS").and_then(|kills| usize::try_from(kills).ok()).unwrap_or(KILLS);
-    println!("TEST_SEED={seed} TEST_KILLS={kills}");
-    let mut dice = Dice(seed);
+    let mut dice = Dice(seed(None));
+    let kills = usize::try_from(size("TEST_KILLS", KILLS)).expect("a number of rounds");
     let site = Site::new();
     let slugs: Vec<String> = SLUGS.iter().map(|&slug| slug.to_owned()).chain((0..kills).map(fresh)).collect();
     let repo = Repo::with(site.path("app"), &slugs.iter().map(String::as_str).collect::<Vec<_>>(), &settings(&site));
     repo.write(".gitignore", "out.*\nbusy/\n");
     repo.commit("ignore what prepare makes");
-    let (mut told, mut commits) = (Told::default(), BTreeMap::new());
+    let promises = Promises::of(&site);
     for round in 0..kills {
         let mut daemon = site.spawn(&[&repo]).await;
-        check_accepted(&daemon, &told).await;
-        told.accepted.clear();
         let life = Duration::from_millis(dice.below(LIFE_MS_MAX));
         // Dying is what ends the callers, so they and the death run side by side.
         let client = daemon.client.clone();
@@ -137,28 +74,27 @@ async fn a_hundred_kills_lose_nothing_accepted_and_nothing_of_the_workers() {
             std::thread::park_timeout(life);
             daemon.kill();
         });
-        ask_until_gone(&client, &mut told, round).await;
+        ask_until_gone(&client, &promises, round).await;
         death.await.expect("kills");
         if round % 10 == 9 || round + 1 == kills {
             let new: Vec<String> = (round - round % 10..=round).map(fresh).collect();
-            settle(&site, &repo, &told, &new, &mut commits).await;
+            settle(&site, &repo, &promises, &new).await;
         }
     }
+    let daemon = site.spawn(&[&repo]).await;
+    promises.kept_by(&daemon.client).await;
+    drop(daemon);
     assert_eq!(lines(&site.path("overlaps")), 0, "two prepares ran in one worktree");
-    assert_eq!(commits.len(), SLUGS.len());
+    promises.kept_after().await;
 }
 
 /// With the daemon left alone everything comes to rest, prepared; and all that workers did is there.
-async fn settle(site: &Site, repo: &Repo, told: &Told, new: &[String], commits: &mut BTreeMap<&'static str, String>) {
+async fn settle(site: &Site, repo: &Repo, promises: &Promises, new: &[String]) {
     let daemon = site.spawn(&[repo]).await;
-    check_accepted(&daemon, told).await;
     for slug in SLUGS.into_iter().chain(new.iter().map(String::as_str)) {
         let order = until(&format!("{slug} to be ready"), || async {
-            let reply = daemon
-                .client
-                .post("/todos/work", &json!({ "lane": "builder", "slug": slug, "wait_ms": 45_000 }))
-                .await
-                .expect("the daemon answers");
+            let body = json!({ "lane": "builder", "slug": slug, "wait_ms": 45_000 });
+            let reply = daemon.client.post("/todos/work", &body).await.expect("the daemon answers");
             assert!(reply.status < 300 || reply.json()["retryable"] == true, "{}", reply.text());
             (reply.status == 200).then(|| reply.json())
         })
@@ -166,25 +102,13 @@ async fn settle(site: &Site, repo: &Repo, told: &Told, new: &[String], commits: 
         let worktree = site.worktree(slug);
         assert_eq!(order["worktree"]["path"], worktree.display().to_string());
         assert!(worktree.join("out.4").exists() && worktree.join(format!("todos/{slug}/requirements.md")).exists());
-        let Some(slug) = SLUGS.into_iter().find(|known| *known == slug) else {
-            assert_eq!(git(&worktree, &["status", "--porcelain"]), "", "{slug} was not made whole");
-            continue;
-        };
-        match commits.get(slug) {
-            None => {
-                let commit = work_a_little(&worktree).expect("the worktree is there");
-                commits.insert(slug, commit);
-            }
-            Some(commit) => {
-                assert_eq!(git(&worktree, &["rev-parse", "HEAD"]), *commit, "the branch of {slug} moved");
-                assert_eq!(
-                    std::fs::read_to_string(worktree.join("mine.txt")).expect("the edit is there"),
-                    "not committed\n"
-                );
-                assert_eq!(git(&worktree, &["status", "--porcelain"]), "?? mine.txt");
-            }
+        let mine = if worktree.join("mine.txt").exists() { "?? mine.txt" } else { "" };
+        assert_eq!(git(&worktree, &["status", "--porcelain"]), mine, "{slug} was not made whole");
+        if SLUGS.contains(&slug) {
+            promises.work_in(&worktree);
         }
     }
+    promises.kept_so_far(&daemon.client).await;
 }
 
 /// One client that changes things under keys of its own, one after the other, and sends each again until it is answered.
@@ -229,7 +153,7 @@ impl Changer {
         }
     }
 
-    async fn change_until_gone(mut self, client: Client) -> Self {
+    async fn change_until_gone(mut self, client: Client, promises: &Promises) -> Self {
         for _ in 0..200 {
             let (path, body) = self.wants();
             let key = format!("k{}-{}-{}", self.number, self.answered, self.token.unwrap_or(0));
@@ -242,6 +166,7 @@ impl Changer {
                 tokio::task::yield_now().await;
                 continue;
             }
+            promises.told(&reply);
             let answer = reply.json();
             if reply.status == 202 {
                 // Accepted and going on; the claim is seen when it is asked for again.
@@ -268,10 +193,8 @@ impl Changer {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn kills_under_load_lose_no_acknowledged_change_and_no_retry_has_a_second_effect() {
-    let seed = number("TEST_SEED").unwrap_or_else(|| u64::from(std::process::id()));
-    let kills = number("TEST_KILLS").and_then(|kills| usize::try_from(kills).ok()).unwrap_or(KILLS);
-    println!("TEST_SEED={seed} TEST_KILLS={kills}");
-    let mut dice = Dice(seed);
+    let mut dice = Dice(seed(None));
+    let kills = usize::try_from(size("TEST_KILLS", KILLS)).expect("a number of rounds");
     let site = Site::new();
     let repo = site.app(&SLUGS, "");
     let vars: Vec<(&str, std::path::PathBuf)> = [
@@ -283,6 +206,7 @@ async fn kills_under_load_lose_no_acknowledged_change_and_no_retry_has_a_second_
     ]
     .map(|(name, value)| (name, value.into()))
     .into();
+    let promises = Promises::of(&site);
     let mut changers: Vec<Changer> = (0..SLUGS.len()).map(Changer::new).collect();
     for _ in 0..kills {
         let mut daemon = site.spawn_with(&[&repo], &vars).await;
@@ -292,7 +216,7 @@ async fn kills_under_load_lose_no_acknowledged_change_and_no_retry_has_a_second_
             std::thread::park_timeout(life);
             daemon.kill();
         });
-        let all = changers.drain(..).map(|changer| changer.change_until_gone(client.clone()));
+        let all = changers.drain(..).map(|changer| changer.change_until_gone(client.clone(), &promises));
         changers = futures_util::future::join_all(all).await;
         death.await.expect("kills");
     }
@@ -335,6 +259,9 @@ async fn kills_under_load_lose_no_acknowledged_change_and_no_retry_has_a_second_
             assert_eq!(again.body.to_vec(), *bytes, "{path} under {key} is answered otherwise: {}", again.text());
         }
     }
+    promises.kept_by(&daemon.client).await;
+    drop(daemon);
+    promises.kept_after().await;
     assert!(total > kills, "only {total} changes were ever answered");
     println!("{total} changes were answered over {kills} kills");
 }

@@ -18,6 +18,9 @@ mod lanes;
 mod operations;
 mod prepare;
 mod prometheus;
+mod promises;
+#[path = "../scale/mod.rs"]
+mod scale;
 mod sessions;
 mod stress;
 mod supervision;

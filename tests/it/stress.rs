@@ -1,7 +1,7 @@
 //! Many workers, short leases, late results: whatever they do, the event log has to make sense. An oracle reads it from
 //! the first entry to the last and knows nothing of the code that wrote it. `TEST_SEEDS` says how many seeds.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -11,7 +11,6 @@ use slugline::actors::faults::Faults;
 use slugline::actors::repo::Base;
 use slugline::model::claim::Claim;
 use slugline::model::desk::{Claimed, Completed};
-use slugline::model::event::{EventKind, Subject};
 use slugline::model::ids::{Lane, Worker};
 use slugline::model::time::Awake;
 use slugline::model::todo::{Asker, Circumstances, Complete, Outcome};
@@ -19,23 +18,14 @@ use slugline::model::view::{HeartbeatRequest, Mutation};
 use tokio::sync::Mutex;
 
 use crate::harness::{House, Repo, Site};
+use crate::promises::{Log, replay};
+use crate::scale::{Dice, seed, size};
 
 const WORKERS: usize = 64;
 const TODOS: usize = 10_000;
-const SEEDS: u64 = 20;
+const SEEDS: [u64; 3] = [20, 100, 1_000];
 const RACES: usize = 1_500;
 const LIMIT: Duration = Duration::from_secs(60);
-
-/// A small generator, so that a seed gives the same choices again.
-#[derive(Clone)]
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % limit
-    }
-}
 
 /// What workers were told, to be held against the log.
 #[derive(Default)]
@@ -46,54 +36,6 @@ struct Told {
     done: BTreeSet<(String, u64)>,
     /// Results that were refused as too late.
     late: usize,
-}
-
-/// What the log says.
-#[derive(Default)]
-struct Verdict {
-    granted: BTreeSet<(String, u64)>,
-    done: BTreeSet<(String, u64)>,
-    finished: BTreeMap<String, usize>,
-    expired: usize,
-    parked: usize,
-}
-
-/// Replays the log: at most one holder per todo at any time, every token above all before, every end an end of what is
-/// held.
-async fn replay(house: &House) -> Verdict {
-    let store = house.handle.context().ledger.store().expect("open");
-    let (mut held, mut highest) = (BTreeMap::<String, u64>::new(), BTreeMap::<String, u64>::new());
-    let (mut verdict, mut after) = (Verdict::default(), 0);
-    loop {
-        let events = store.events(after, 50_000).await.expect("reads");
-        let Some(last) = events.last() else { return verdict };
-        after = last.seq;
-        for event in events {
-            let Subject::Todo(todo) = &event.subject else { continue };
-            let (name, token) = (todo.slug.to_string(), event.data["token"].as_u64());
-            match event.kind {
-                EventKind::ClaimGranted => {
-                    let token = token.expect("a token");
-                    assert_eq!(held.insert(name.clone(), token), None, "{name} was granted twice at {}", event.seq);
-                    let before = highest.insert(name.clone(), token).unwrap_or(0);
-                    assert!(token > before, "{name}: token {token} after {before}");
-                    verdict.granted.insert((name, token));
-                }
-                EventKind::ClaimExpired | EventKind::ClaimReleased => {
-                    assert_eq!(held.remove(&name), token, "an end of what is not held: {event:?}");
-                    verdict.expired += usize::from(event.kind == EventKind::ClaimExpired);
-                    if event.data["how"] == "done" {
-                        verdict.done.insert((name, token.unwrap_or(0)));
-                    }
-                }
-                EventKind::TodoUpdated if event.data["stage"] == "done" => {
-                    *verdict.finished.entry(name).or_default() += 1;
-                }
-                EventKind::TodoUpdated => verdict.parked += usize::from(!event.data["parked"].is_null()),
-                _ => {}
-            }
-        }
-    }
 }
 
 struct Team {
@@ -123,6 +65,10 @@ impl Team {
         Self { house, base, told: Mutex::default() }
     }
 
+    async fn log(&self) -> Log {
+        replay(&self.house.handle.context().ledger.store().expect("open")).await
+    }
+
     async fn next(&self, worker: usize) -> Option<Claim> {
         let asker = Asker {
             lane: Lane::parse("builder").expect("lane"),
@@ -134,7 +80,7 @@ impl Team {
         let asked = dispatcher.ask(LIMIT, |reply| DispatcherMsg::Next { repo, base, asker, reply });
         match asked.await.expect("answers").expect("is written") {
             Claimed::Granted { claim, .. } => {
-                self.told.lock().await.granted.insert((claim.todo.slug.to_string(), claim.token));
+                self.told.lock().await.granted.insert((claim.todo.to_string(), claim.token));
                 Some(claim)
             }
             Claimed::Nothing => None,
@@ -159,7 +105,7 @@ impl Team {
         let mut told = self.told.lock().await;
         match completed {
             Completed::Counted { repeated, .. } => {
-                let new = told.done.insert((claim.todo.slug.to_string(), claim.token));
+                let new = told.done.insert((claim.todo.to_string(), claim.token));
                 assert_eq!(new, !repeated, "counted twice");
                 true
             }
@@ -235,14 +181,10 @@ impl Team {
     }
 }
 
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok()?.parse().ok()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn sixty_four_workers_on_ten_thousand_todos_with_short_leases_never_hold_one_twice_and_lose_none() {
-    let first = number("TEST_SEED").unwrap_or(1);
-    for seed in first..first + number("TEST_SEEDS").unwrap_or(SEEDS) {
+    let first = seed(Some(1));
+    for seed in first..first + size("TEST_SEEDS", SEEDS) {
         let site = Site::new();
         let team = Arc::new(Team::of(&site, TODOS, 50).await);
         let left = Arc::new(std::sync::atomic::AtomicUsize::new(TODOS));
@@ -254,7 +196,7 @@ async fn sixty_four_workers_on_ten_thousand_todos_with_short_leases_never_hold_o
         for worker in futures_util::future::join_all(work).await {
             worker.unwrap_or_else(|error| panic!("seed {seed}: {error}"));
         }
-        let (verdict, told) = (replay(&team.house).await, team.told.lock().await);
+        let (verdict, told) = (team.log().await, team.told.lock().await);
         println!(
             "seed {seed}: {} grants, {} expired, {} late, {:?}",
             verdict.granted.len(),
@@ -288,7 +230,7 @@ async fn of_fifteen_hundred_results_that_come_too_late_every_one_is_refused_and_
         late += counted.len();
         team.house.awake_ms.fetch_add(60_000, Ordering::SeqCst);
     }
-    let verdict = replay(&team.house).await;
+    let verdict = team.log().await;
     assert_eq!((verdict.parked, verdict.done.len(), verdict.finished.len()), (late, 0, 0));
     assert_eq!(verdict.granted, team.told.lock().await.granted);
 }

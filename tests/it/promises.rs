@@ -1,0 +1,231 @@
+//! What holds whatever fails. A test that breaks things keeps book here of what the daemon acknowledged and of what workers
+//! did, and at its end asks for all of it:
+//!
+//! - I1 what was acknowledged is there: operations, todos, grants
+//! - I2 a todo has one holder at a time, and no token is used twice or goes back
+//! - I3 nothing is accepted under a token that is over
+//! - I4 ten seconds after the daemon no process of its runs is left
+//! - I5 the ledger is whole
+//! - I6 within thirty seconds every todo can be had, or it is said why not
+//! - I7 what workers committed or only wrote is there
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use slugline::cli::client::{Client, Reply};
+use slugline::model::event::{EventKind, Subject};
+use slugline::process::MARK_VARIABLE;
+use slugline::runtime::run_mark;
+use slugline::store::Store;
+
+use crate::harness::{Site, git, until, write};
+
+/// I4: how long what was run may outlive the daemon.
+const LEFTOVERS_END: Duration = Duration::from_secs(10);
+/// I6: how long after the last fault everything goes on.
+const GOES_ON: Duration = Duration::from_secs(30);
+/// Events read at once.
+const PORTION: usize = 50_000;
+/// What a worker writes and does not commit.
+const UNCOMMITTED: &str = "not committed\n";
+
+/// The book of one site.
+pub struct Promises {
+    data: PathBuf,
+    book: Mutex<Book>,
+}
+
+#[derive(Default)]
+struct Book {
+    operations: BTreeSet<String>,
+    todos: BTreeSet<String>,
+    granted: BTreeSet<(String, u64)>,
+    /// Worktrees that were worked in, with the commit made there.
+    commits: BTreeMap<PathBuf, String>,
+}
+
+/// What the log says.
+#[derive(Debug, Default)]
+pub struct Log {
+    /// Todo and token of every grant.
+    pub granted: BTreeSet<(String, u64)>,
+    /// The same of every complete that counts.
+    pub done: BTreeSet<(String, u64)>,
+    /// How often each todo was finished.
+    pub finished: BTreeMap<String, usize>,
+    /// Leases that ran out.
+    pub expired: usize,
+    /// Results that came too late.
+    pub parked: usize,
+}
+
+impl Promises {
+    pub fn of(site: &Site) -> Self {
+        Self { data: site.path("data"), book: Mutex::default() }
+    }
+
+    /// Notes what an answer acknowledges; a refusal acknowledges nothing.
+    pub fn told(&self, reply: &Reply) {
+        if reply.status >= 300 {
+            return;
+        }
+        let answer = reply.json();
+        let mut book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
+        for id in [&answer["operation"], &answer["id"]] {
+            book.operations.extend(id.as_str().filter(|id| id.len() == 26).map(str::to_owned));
+        }
+        let (Some(repo), Some(slug)) = (answer["repo"].as_str(), answer["slug"].as_str()) else { return };
+        let todo = format!("{repo}/{slug}");
+        book.todos.insert(todo.clone());
+        book.granted.extend(answer["claim"]["token"].as_u64().map(|token| (todo, token)));
+    }
+
+    /// A worker leaves a commit that is nowhere else and an edit that is not committed, once per worktree.
+    pub fn work_in(&self, worktree: &Path) {
+        let mut book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
+        if book.commits.contains_key(worktree) || !worktree.join(".git").exists() {
+            return;
+        }
+        write(&worktree.join("committed.txt"), "committed by the worker\n");
+        git(worktree, &["add", "committed.txt"]);
+        git(worktree, &["commit", "--quiet", "--message", "work"]);
+        write(&worktree.join("mine.txt"), UNCOMMITTED);
+        book.commits.insert(worktree.to_owned(), git(worktree, &["rev-parse", "HEAD"]));
+    }
+
+    /// I1, I6 and I7, asked of a daemon that nothing happens to any more. Afterwards all that can be had is held.
+    pub async fn kept_by(&self, client: &Client) {
+        self.kept_so_far(client).await;
+        self.goes_on(client).await;
+        self.nothing_of_workers_is_lost();
+    }
+
+    /// I1 and I7, in between.
+    pub async fn kept_so_far(&self, client: &Client) {
+        let (operations, todos) = {
+            let book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
+            (book.operations.clone(), book.todos.clone())
+        };
+        for path in operations
+            .iter()
+            .map(|id| format!("/operations/{id}"))
+            .chain(todos.iter().map(|todo| format!("/todos/{todo}")))
+        {
+            let reply = client.get(&path).await.expect("the daemon answers");
+            assert_eq!(reply.status, 200, "I1: {path} was acknowledged and is lost: {}", reply.text());
+        }
+        self.nothing_of_workers_is_lost();
+    }
+
+    /// I6.
+    async fn goes_on(&self, client: &Client) {
+        let since = Instant::now();
+        let listed = until("the list of todos", || async {
+            let reply = client.get("/todos").await.expect("the daemon answers");
+            (reply.status == 200).then(|| reply.json())
+        });
+        for todo in listed.await.as_array().expect("a list") {
+            let body = json!({ "repo": todo["repo"], "slug": todo["slug"], "lane": "builder", "worker": "auditor", "wait_ms": 30_000 });
+            until(&format!("an answer about {todo}"), || async {
+                let reply = client.post("/todos/work", &body).await.expect("the daemon answers");
+                self.told(&reply);
+                assert!(
+                    since.elapsed() < GOES_ON,
+                    "I6: {todo} is neither granted nor refused with a reason: {}",
+                    reply.text()
+                );
+                (reply.status == 200 || is_reason(&reply)).then_some(())
+            })
+            .await;
+        }
+    }
+
+    /// I7.
+    pub fn nothing_of_workers_is_lost(&self) {
+        let book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
+        for (worktree, commit) in &book.commits {
+            let at = worktree.display();
+            assert_eq!(git(worktree, &["merge-base", commit, "HEAD"]), *commit, "I7: {at} lost its commit");
+            let edit = std::fs::read_to_string(worktree.join("mine.txt"));
+            assert_eq!(edit.ok().as_deref(), Some(UNCOMMITTED), "I7: {at} lost an edit");
+        }
+    }
+
+    /// I2, I3, I4 and I5, when the daemon is gone, however it went; and that I1 holds of grants.
+    pub async fn kept_after(&self) -> Log {
+        let mark = format!("{MARK_VARIABLE}={}-", run_mark(&self.data));
+        let since = Instant::now();
+        until("I4: the last process of a run to end", || async {
+            let left = marked(&mark);
+            assert!(since.elapsed() < LEFTOVERS_END, "I4: {left:?} outlive the daemon");
+            left.is_empty().then_some(())
+        })
+        .await;
+        let path = self.data.join("ledger.db");
+        let store = tokio::task::spawn_blocking(move || Store::open(&path)).await.expect("opens");
+        let store = store.expect("I5: the ledger is whole");
+        store.decided().await.expect("I5: all that was decided can be read");
+        let log = replay(&store).await;
+        store.close().await;
+        let granted = self.book.lock().unwrap_or_else(PoisonError::into_inner).granted.clone();
+        let lost: Vec<_> = granted.difference(&log.granted).collect();
+        assert!(lost.is_empty(), "I1: grants that were told are not in the log: {lost:?}");
+        log
+    }
+}
+
+/// Whether a refusal says what is with the todo, and not only that the daemon cannot say now.
+fn is_reason(reply: &Reply) -> bool {
+    (400..500).contains(&reply.status) && reply.json()["code"] != "busy"
+}
+
+/// Processes whose environment has this.
+fn marked(mark: &str) -> Vec<i32> {
+    let processes = std::fs::read_dir("/proc").expect("Linux").flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    pids.filter(|pid| {
+        let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environment.split(|byte| *byte == 0).any(|variable| variable.starts_with(mark.as_bytes()))
+    })
+    .collect()
+}
+
+/// Goes through the log from its first entry, knowing nothing of the code that wrote it (I2, I3): one holder per todo at any
+/// time, every token above all before it, every end an end of what is held.
+pub async fn replay(store: &Store) -> Log {
+    let (mut held, mut highest) = (BTreeMap::<String, u64>::new(), BTreeMap::<String, u64>::new());
+    let (mut log, mut after) = (Log::default(), 0);
+    loop {
+        let events = store.events(after, PORTION).await.expect("I5: the log can be read");
+        let Some(last) = events.last() else { return log };
+        after = last.seq;
+        for event in events {
+            let Subject::Todo(todo) = &event.subject else { continue };
+            let (name, token) = (todo.to_string(), event.data["token"].as_u64());
+            match event.kind {
+                EventKind::ClaimGranted => {
+                    let token = token.expect("a token");
+                    assert_eq!(held.insert(name.clone(), token), None, "I2: {name} was granted twice at {}", event.seq);
+                    let before = highest.insert(name.clone(), token).unwrap_or(0);
+                    assert!(token > before, "I2: {name}: token {token} after {before}");
+                    log.granted.insert((name, token));
+                }
+                EventKind::ClaimExpired | EventKind::ClaimReleased => {
+                    assert_eq!(held.remove(&name), token, "I3: an end of what is not held: {event:?}");
+                    log.expired += usize::from(event.kind == EventKind::ClaimExpired);
+                    if event.data["how"] == "done" {
+                        log.done.insert((name, token.unwrap_or(0)));
+                    }
+                }
+                EventKind::TodoUpdated if event.data["stage"] == "done" => {
+                    *log.finished.entry(name).or_default() += 1;
+                }
+                EventKind::TodoUpdated => log.parked += usize::from(!event.data["parked"].is_null()),
+                _ => {}
+            }
+        }
+    }
+}
