@@ -4,6 +4,9 @@
 //! `TEST_SEED` chooses the operations, `TEST_STEPS` how many there are; `TEST_REPO` is a repository to begin with a clone
 //! of, and `TEST_WORKTREES` how many worktrees there are at first.
 
+#[path = "scale/mod.rs"]
+mod scale;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -13,6 +16,8 @@ use std::process::Command;
 use slugline::git::{Found, Looked, MAIN, Repository, ScanMemory};
 use slugline::model::ids::RepoName;
 use slugline::model::worktree::{Changes, Distance, Upstream};
+
+use scale::{seed, size};
 
 /// Small, and the same everywhere.
 struct Dice(u64);
@@ -103,7 +108,7 @@ impl World {
             asked: 0,
             log: Vec::new(),
         };
-        for _ in 0..number("TEST_WORKTREES", 6) {
+        for _ in 0..worktrees() {
             world.add_worktree();
         }
         world
@@ -443,16 +448,16 @@ fn counted(status: &str) -> Changes {
     changes
 }
 
-fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+/// Worktrees of the random world.
+fn worktrees() -> u64 {
+    size("TEST_WORKTREES", [6; 3])
 }
 
 #[test]
 fn every_field_is_what_git_says_after_every_one_of_a_thousand_random_operations() {
-    let (seed, steps) = (number("TEST_SEED", 0x5eed_5109), number("TEST_STEPS", 1_000));
-    println!("TEST_SEED={seed} TEST_STEPS={steps}");
+    let (seed, steps) = (seed(Some(0x5eed_5109)), size("TEST_STEPS", [1_000, 10_000, 100_000]));
     let mut world = World::new(seed);
-    let all_every = number("TEST_WORKTREES", 6).max(10) * 5;
+    let all_every = worktrees().max(10) * 5;
     for step in 0..steps {
         let at = world.step();
         if let Some(found) = world.standing().into_iter().find(|found| found.path == at) {

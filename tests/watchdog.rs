@@ -3,6 +3,9 @@
 //! A daemon lives in a watched runtime of its own with two workers; a hook in its handlers and runs holds them up. These
 //! tests share two processors, so one runs at a time.
 
+#[path = "scale/mod.rs"]
+mod scale;
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -20,6 +23,8 @@ use slugline::model::hang::{Culprit, HangReason, HangView};
 use slugline::process::Runner;
 use slugline::runtime::{Daemon, Doors};
 use tokio::runtime::Runtime;
+
+use scale::size;
 
 /// How long anything that has to happen may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -477,8 +482,7 @@ fn nothing_is_ever_dumped_while_nothing_hangs() {
     let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let house = House::start(&["fix"], &[]);
     house.work("fix", false);
-    let seconds = std::env::var("TEST_IDLE_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(15);
-    let until = Instant::now() + Duration::from_secs(seconds);
+    let until = Instant::now() + Duration::from_secs(size("TEST_IDLE_SECONDS", [15, 600, 3_600]));
     while Instant::now() < until {
         std::thread::park_timeout(Duration::from_millis(100));
     }
