@@ -14,6 +14,8 @@ use slugline::model::todo::{Asker, TodoState};
 use slugline::store::Write;
 
 use crate::harness::{House, PATIENCE, Repo, Site, order, problem, until, write};
+use crate::promises::Promises;
+use crate::scale::{Dice, seed, size};
 
 /// Ten years in milliseconds.
 const TEN_YEARS_MS: i64 = 10 * 365 * 86_400_000;
@@ -183,6 +185,54 @@ async fn neither_sleep_nor_steps_of_the_clock_end_a_lease_or_keep_a_dead_one() {
     house.awake_ms.fetch_add(LEASE_MS, Ordering::SeqCst);
     assert_eq!(crate::claims::token(&claim(&house, "builder", "b").await), 2, "a dead lease ends all the same");
     house.stop().await;
+}
+
+/// Where the wall clock may be set to: back to the beginning, years and hours to and fro, a second back again and again.
+fn jump(house: &House, dice: &mut Dice) {
+    let by = *dice.one_of(&[TEN_YEARS_MS, -TEN_YEARS_MS, 3_600_000, -3_600_000, -1_000, -1_000, 0]);
+    if by == 0 {
+        let now = house.handle.context().clock.now().as_ms();
+        house.wall_ms.fetch_sub(now, Ordering::SeqCst);
+    } else {
+        house.wall_ms.fetch_add(by, Ordering::SeqCst);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn however_the_wall_clock_jumps_who_beats_keeps_its_claim_and_who_is_silent_loses_it_in_time() {
+    /// Parts of a lease between two beats.
+    const PARTS: i64 = 4;
+    let site = Site::new();
+    let repo = site.app(&["beats", "silent"], "");
+    let settings = [
+        ("attempts.max", "1000"),
+        ("attempts.backoff_min_ms", "0"),
+        ("attempts.backoff_max_ms", "0"),
+        ("breaker.failures", "1000"),
+    ];
+    let house = site.start_with(&[&repo], &settings, Faults::default()).await;
+    let promises = Promises::of(&site);
+    let beating = token(&claim_slug(&house, "beats", "heron").await);
+    let mut silent = token(&claim_slug(&house, "silent", "w0").await);
+    let (mut dice, mut left) = (Dice(seed(Some(7))), PARTS);
+    for step in 1..=size("TEST_CLOCK_STEPS", [80, 1_000, 3_000]) {
+        jump(&house, &mut dice);
+        house.awake_ms.fetch_add(LEASE_MS / PARTS, Ordering::SeqCst);
+        let beat = json!({ "token": beating, "progress": format!("step {step}") });
+        good(&say(&house, "beats", "heartbeat", beat).await);
+        left -= 1;
+        let next = claim_slug(&house, "silent", &format!("w{step}")).await;
+        if left > 0 {
+            problem(&next, 409, "already_claimed");
+        } else {
+            promises.told(&next);
+            assert_eq!(token(&next), silent + 1, "a dead lease ends all the same");
+            (silent, left) = (silent + 1, PARTS);
+        }
+    }
+    promises.kept_so_far(&house.client).await;
+    house.stop().await;
+    promises.kept_after().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
