@@ -14,7 +14,8 @@ async function app(site, todos, { settings, rules: declared, ...more } = {}) {
 }
 
 scene('Now says that all is well when it is', async (site) => {
-  await app(site, ['one'], { settings: { readiness: { min_span_ms: 0 } } })
+  // A machine that is busy with other things may hold a thread up for a moment; that is not what this is about.
+  await app(site, ['one'], { settings: { readiness: { min_span_ms: 0 }, watchdog: { lag_threshold_ms: 30_000 } } })
   const tab = await site.tab()
   await tab.view('now')
   await tab.shows(/All is well/i)
