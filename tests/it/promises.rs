@@ -122,13 +122,13 @@ impl Promises {
 
     /// I6.
     async fn goes_on(&self, client: &Client) {
-        let since = Instant::now();
         let listed = until("the list of todos", || async {
             let reply = client.get("/todos").await.expect("the daemon answers");
             (reply.status == 200).then(|| reply.json())
         });
         for todo in listed.await.as_array().expect("a list") {
             let body = json!({ "repo": todo["repo"], "slug": todo["slug"], "lane": "builder", "worker": "auditor", "wait_ms": 30_000 });
+            let since = Instant::now();
             until(&format!("an answer about {todo}"), || async {
                 let reply = client.post("/todos/work", &body).await.expect("the daemon answers");
                 self.told(&reply);
