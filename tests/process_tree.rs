@@ -3,6 +3,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends where something unexpected happens")]
 
+#[path = "marked/mod.rs"]
+mod marked;
+
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::future::Future;
@@ -106,12 +109,10 @@ async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     .await;
 }
 
-/// Live processes with exactly this variable in the environment they were started with.
+/// Live processes with exactly this variable.
 fn marked(variable: &str, mark: &str) -> Vec<i32> {
     let wanted = format!("{variable}={mark}").into_bytes();
-    let pids = fs::read_dir("/proc").unwrap().flatten().filter_map(|e| e.file_name().to_str()?.parse().ok());
-    pids.filter(|pid| fs::read(format!("/proc/{pid}/environ")).is_ok_and(|e| e.split(|b| *b == 0).any(|v| v == wanted)))
-        .collect()
+    marked::marked(|given| given == wanted)
 }
 
 fn is_alive(pid: i32) -> bool {

@@ -9,6 +9,7 @@ use slugline::actors::faults::Faults;
 
 use super::ear::{Ear, Heard};
 use super::harness::{House, Site, problem, until};
+use super::scale::{Dice, size};
 
 /// A session to report to.
 async fn session(house: &House) -> String {
@@ -87,7 +88,7 @@ async fn listeners_hear_only_what_they_asked_for_and_a_wrong_question_says_what_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_comes_back_hears_everything_once_and_in_order_however_often_it_goes() {
-    let disconnects: usize = std::env::var("TEST_DISCONNECTS").ok().and_then(|text| text.parse().ok()).unwrap_or(200);
+    let disconnects = usize::try_from(size("TEST_DISCONNECTS", [200, 1_000, 10_000])).expect("a number of them");
     let site = Site::new();
     let repo = site.app(&["one"], "");
     let house = std::sync::Arc::new(site.start(&[&repo]).await);
@@ -102,12 +103,11 @@ async fn whoever_comes_back_hears_everything_once_and_in_order_however_often_it_
             }
         })
     };
-    let (mut last, mut heard, mut connected, mut dice) = (start, Vec::new(), 0, 0x5eed_u64);
+    let (mut last, mut heard, mut connected, mut dice) = (start, Vec::new(), 0, Dice(0x5eed));
     while heard.len() < total {
         let mut ear = Ear::at(&house, "?types=session.updated", Some(last)).await;
         connected += 1;
-        dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        for _ in 0..(dice >> 33) % 6 + 1 {
+        for _ in 0..=dice.below(6) {
             if heard.len() >= total {
                 break;
             }

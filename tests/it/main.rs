@@ -15,6 +15,8 @@ mod http;
 mod injection;
 mod keys;
 mod lanes;
+#[path = "../marked/mod.rs"]
+mod marked;
 mod operations;
 mod prepare;
 mod prometheus;

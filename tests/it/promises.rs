@@ -6,12 +6,12 @@
 //! - I3 nothing is accepted under a token that is over
 //! - I4 ten seconds after the daemon no process of its runs is left
 //! - I5 the ledger is whole
-//! - I6 within thirty seconds every todo can be had, or it is said why not
+//! - I6 every todo that is asked for can be had within thirty seconds, or it is said why not
 //! - I7 what workers committed or only wrote is there
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -22,6 +22,7 @@ use slugline::runtime::run_mark;
 use slugline::store::Store;
 
 use crate::harness::{Site, git, until, write};
+use crate::marked::marked;
 
 /// I4: how long what was run may outlive the daemon.
 const LEFTOVERS_END: Duration = Duration::from_secs(10);
@@ -40,11 +41,19 @@ pub struct Promises {
 
 #[derive(Default)]
 struct Book {
-    operations: BTreeSet<String>,
-    todos: BTreeSet<String>,
+    /// Where operations and todos that were told of are to be seen: those of since it was last asked, and those before.
+    told: BTreeSet<String>,
+    seen: BTreeSet<String>,
     granted: BTreeSet<(String, u64)>,
     /// Worktrees that were worked in, with the commit made there.
     commits: BTreeMap<PathBuf, String>,
+}
+
+impl Book {
+    /// What was seen before is asked for once more.
+    fn ask_again(&mut self) {
+        self.told.append(&mut self.seen);
+    }
 }
 
 /// What the log says.
@@ -67,57 +76,71 @@ impl Promises {
         Self { data: site.path("data"), book: Mutex::default() }
     }
 
-    /// Notes what an answer acknowledges; a refusal acknowledges nothing.
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes what an answer acknowledges; a refusal acknowledges nothing. Answers about one todo are noted in the order in
+    /// which they came.
     pub fn told(&self, reply: &Reply) {
         if reply.status >= 300 {
             return;
         }
         let answer = reply.json();
-        let mut book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut book = self.book();
         for id in [&answer["operation"], &answer["id"]] {
-            book.operations.extend(id.as_str().filter(|id| id.len() == 26).map(str::to_owned));
+            let id = id.as_str().filter(|id| id.len() == 26);
+            book.told.extend(id.map(|id| format!("/operations/{id}")));
         }
         let (Some(repo), Some(slug)) = (answer["repo"].as_str(), answer["slug"].as_str()) else { return };
         let todo = format!("{repo}/{slug}");
-        book.todos.insert(todo.clone());
-        book.granted.extend(answer["claim"]["token"].as_u64().map(|token| (todo, token)));
+        book.told.insert(format!("/todos/{todo}"));
+        if let Some(token) = answer["claim"]["token"].as_u64() {
+            let above = book.granted.range((todo.clone(), token + 1)..=(todo.clone(), u64::MAX)).next_back();
+            assert_eq!(above, None, "I2: the token of {todo} went back to {token}");
+            book.granted.insert((todo, token));
+        }
     }
 
-    /// A worker leaves a commit that is nowhere else and an edit that is not committed, once per worktree.
-    pub fn work_in(&self, worktree: &Path) {
-        let mut book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
-        if book.commits.contains_key(worktree) || !worktree.join(".git").exists() {
-            return;
-        }
-        write(&worktree.join("committed.txt"), "committed by the worker\n");
-        git(worktree, &["add", "committed.txt"]);
-        git(worktree, &["commit", "--quiet", "--message", "work"]);
-        write(&worktree.join("mine.txt"), UNCOMMITTED);
-        book.commits.insert(worktree.to_owned(), git(worktree, &["rev-parse", "HEAD"]));
+    /// A worker leaves a commit that is nowhere else and an edit that is not committed, once per worktree. Says the commit.
+    pub fn work_in(&self, worktree: &Path) -> String {
+        let mut book = self.book();
+        let work = || {
+            write(&worktree.join("committed.txt"), "committed by the worker\n");
+            git(worktree, &["add", "committed.txt"]);
+            git(worktree, &["commit", "--quiet", "--message", "work"]);
+            write(&worktree.join("mine.txt"), UNCOMMITTED);
+            git(worktree, &["rev-parse", "HEAD"])
+        };
+        book.commits.entry(worktree.to_owned()).or_insert_with(work).clone()
+    }
+
+    /// Worktrees that were worked in.
+    pub fn worked_in(&self) -> usize {
+        self.book().commits.len()
     }
 
     /// I1, I6 and I7, asked of a daemon that nothing happens to any more. Afterwards all that can be had is held.
     pub async fn kept_by(&self, client: &Client) {
-        self.kept_so_far(client).await;
         self.goes_on(client).await;
+        self.book().ask_again();
+        self.kept_so_far(client).await;
+    }
+
+    /// I1 of what was told since this was last asked, and I7.
+    pub async fn kept_so_far(&self, client: &Client) {
+        self.is_known(client).await;
         self.nothing_of_workers_is_lost();
     }
 
-    /// I1 and I7, in between.
-    pub async fn kept_so_far(&self, client: &Client) {
-        let (operations, todos) = {
-            let book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
-            (book.operations.clone(), book.todos.clone())
-        };
-        for path in operations
-            .iter()
-            .map(|id| format!("/operations/{id}"))
-            .chain(todos.iter().map(|todo| format!("/todos/{todo}")))
-        {
-            let reply = client.get(&path).await.expect("the daemon answers");
+    /// I1 of what was told since this was last asked.
+    pub async fn is_known(&self, client: &Client) {
+        let told = std::mem::take(&mut self.book().told);
+        for path in &told {
+            let reply = client.get(path).await.expect("the daemon answers");
             assert_eq!(reply.status, 200, "I1: {path} was acknowledged and is lost: {}", reply.text());
         }
-        self.nothing_of_workers_is_lost();
+        self.book().seen.extend(told);
     }
 
     /// I6.
@@ -144,8 +167,8 @@ impl Promises {
     }
 
     /// I7.
-    pub fn nothing_of_workers_is_lost(&self) {
-        let book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
+    fn nothing_of_workers_is_lost(&self) {
+        let book = self.book();
         for (worktree, commit) in &book.commits {
             let at = worktree.display();
             assert_eq!(git(worktree, &["merge-base", commit, "HEAD"]), *commit, "I7: {at} lost its commit");
@@ -159,7 +182,7 @@ impl Promises {
         let mark = format!("{MARK_VARIABLE}={}-", run_mark(&self.data));
         let since = Instant::now();
         until("I4: the last process of a run to end", || async {
-            let left = marked(&mark);
+            let left = marked(|given| given.starts_with(mark.as_bytes()));
             assert!(since.elapsed() < LEFTOVERS_END, "I4: {left:?} outlive the daemon");
             left.is_empty().then_some(())
         })
@@ -170,7 +193,7 @@ impl Promises {
         store.decided().await.expect("I5: all that was decided can be read");
         let log = replay(&store).await;
         store.close().await;
-        let granted = self.book.lock().unwrap_or_else(PoisonError::into_inner).granted.clone();
+        let granted = self.book().granted.clone();
         let lost: Vec<_> = granted.difference(&log.granted).collect();
         assert!(lost.is_empty(), "I1: grants that were told are not in the log: {lost:?}");
         log
@@ -180,17 +203,6 @@ impl Promises {
 /// Whether a refusal says what is with the todo, and not only that the daemon cannot say now.
 fn is_reason(reply: &Reply) -> bool {
     (400..500).contains(&reply.status) && reply.json()["code"] != "busy"
-}
-
-/// Processes whose environment has this.
-fn marked(mark: &str) -> Vec<i32> {
-    let processes = std::fs::read_dir("/proc").expect("Linux").flatten();
-    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    pids.filter(|pid| {
-        let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-        environment.split(|byte| *byte == 0).any(|variable| variable.starts_with(mark.as_bytes()))
-    })
-    .collect()
 }
 
 /// Goes through the log from its first entry, knowing nothing of the code that wrote it (I2, I3): one holder per todo at any
