@@ -327,7 +327,7 @@ async fn readiness_is_evaluated_by_its_own_tick_however_often_it_is_read() {
         assert!(failures >= before);
         assert_eq!(disk["verdict"] == "NO_GO", failures >= 5, "{disk}");
         (reads, before) = (reads + 1, failures);
-        // Many more readings than evaluations, also where a reading takes its time.
+        // Read more than fifty times, however long a reading takes and however often it is evaluated meanwhile.
         if failures >= 8 && reads > 50 {
             break;
         }

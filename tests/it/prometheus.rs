@@ -120,7 +120,8 @@ async fn what_waits_and_how_lanes_actors_and_the_ledger_stand_is_told_as_it_is()
         let page = daemon.client.get("/metrics").await.expect("answers").text();
         let told = values(&page);
         let waits = |lane: &str| told.get(format!("slugline_queue_depth{{lane=\"{lane}\"}}").as_str()) == Some(&"1");
-        (waits("reviewer") && waits("(any)")).then(|| page.clone())
+        let both_wait = waits("reviewer") && waits("(any)");
+        both_wait.then_some(page)
     })
     .await;
     let told = values(&page);

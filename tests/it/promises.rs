@@ -122,7 +122,14 @@ impl Promises {
 
     /// I1, I6 and I7, asked of a daemon that nothing happens to any more. Afterwards all that can be had is held.
     pub async fn kept_by(&self, client: &Client) {
+        // Before, too: what goes on could put back what was lost.
+        self.all_is_kept(client).await;
         self.goes_on(client).await;
+        self.all_is_kept(client).await;
+    }
+
+    /// I1 of all that was ever told, and I7.
+    async fn all_is_kept(&self, client: &Client) {
         self.book().ask_again();
         self.kept_so_far(client).await;
     }
