@@ -13,10 +13,7 @@ use super::todos::key;
 use crate::actors::Handle;
 use crate::model::problem::{Problem, ProblemCode};
 use crate::model::todo::Complete;
-use crate::model::view::{HeartbeatRequest, HoldRequest, Mutation, ReleaseRequest};
-
-/// Characters of what a holder says in passing.
-const NOTE_CHARS_MAX: usize = 2_000;
+use crate::model::view::{HeartbeatRequest, HoldRequest, Mutation, NOTE_CHARS_MAX, ReleaseRequest};
 
 pub(super) fn routes(handle: Handle) -> Routes {
     warp::path!("todos" / String / String / String)

@@ -8,28 +8,40 @@ use std::task::{Context, Poll};
 
 use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt as _};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use warp::Filter;
 use warp::http::{HeaderMap, HeaderValue, header};
 use warp::hyper::body::Bytes;
 use warp::reply::{Reply as _, Response};
 
-use super::Routes;
 use super::problem::{self, Answer, reply};
+use super::{Routes, page};
 use crate::actors::Handle;
-use crate::model::event::EventFilter;
+use crate::model::event::{EventFilter, EventKind};
 use crate::model::ids::{RepoName, SessionId};
 use crate::model::problem::{Problem, ProblemCode};
 
-#[derive(Debug, Default, Deserialize)]
+/// What a place in the log looks like.
+pub(super) const ID_PATTERN: &str = "^[0-9]{0,20}$";
+
+/// The query of a listener.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Query {
-    /// A comma separated list.
+pub(super) struct Query {
+    /// A comma separated list of types of events, or of families such as `claim.*`; all when left out.
+    #[schemars(with = "Option<String>", transform = kinds_only)]
     types: Option<String>,
     repo: Option<RepoName>,
     session: Option<SessionId>,
     /// The same as the header, for whoever cannot set one.
+    #[schemars(regex(pattern = ID_PATTERN))]
     last_event_id: Option<String>,
+}
+
+fn kinds_only(schema: &mut schemars::Schema) {
+    let names: Vec<String> = EventKind::ALL.iter().map(|kind| kind.as_str().replace('.', "\\.")).collect();
+    page::list_of(schema, &names);
 }
 
 pub(super) fn routes(handle: Handle) -> Routes {
@@ -49,25 +61,26 @@ fn listen(handle: &Handle, query: &str, headers: &HeaderMap) -> Answer {
         handle.context().repo(Some(repo))?;
     }
     let kinds = asked.types.as_deref().map(EventFilter::parse_kinds).transpose().map_err(invalid)?;
-    let last = headers
-        .get("last-event-id")
-        .map(|value| value.to_str().unwrap_or("\u{fffd}").to_owned())
-        .or(asked.last_event_id);
-    let last = match last.as_deref().map(str::trim).filter(|last| !last.is_empty()) {
-        None => None,
-        Some(text) if text.len() <= 20 && text.bytes().all(|byte| byte.is_ascii_digit()) => {
-            // Beyond what a ledger can have: it is told to begin anew.
-            Some(text.parse().unwrap_or(u64::MAX))
-        }
-        Some(text) => {
-            let shown: String = text.escape_default().take(64).collect();
-            return Err(invalid(format!(
-                "Last-Event-ID {shown} is none of ours: they are whole numbers; connect without it"
-            )));
-        }
-    };
+    let sent = headers.get("last-event-id").map(|value| value.to_str().unwrap_or("\u{fffd}"));
+    // The header is the newer one: a browser sends it when it comes back to an address that has the other in it.
+    let (sent, written) = (sent.map(place).transpose()?, asked.last_event_id.as_deref().map(place).transpose()?);
     let filter = EventFilter { kinds, repo: asked.repo, session: asked.session };
-    Ok(stream(handle.listen(filter, last)?))
+    Ok(stream(handle.listen(filter, sent.or(written).flatten())?))
+}
+
+/// A place in the log, when a text names one; an empty text names none.
+fn place(text: &str) -> Result<Option<u64>, Problem> {
+    let text = text.trim();
+    if text.is_empty() {
+        return Ok(None);
+    }
+    if text.len() <= 20 && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        // Beyond what a ledger can have: it is told to begin anew.
+        return Ok(Some(text.parse().unwrap_or(u64::MAX)));
+    }
+    let shown: String = text.escape_default().take(64).collect();
+    let detail = format!("Last-Event-ID {shown} is none of ours: they are whole numbers; connect without it");
+    Err(Problem::new(ProblemCode::InvalidRequest, detail))
 }
 
 fn stream(events: impl Stream<Item = Bytes> + Send + 'static) -> Response {

@@ -1,6 +1,7 @@
 //! `GET /failures?lane=&since=` what failed, by lane, fingerprint and generation · `POST /failures/explain` how a text
 //! becomes its fingerprint.
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use warp::Filter;
 use warp::http::{HeaderMap, StatusCode};
@@ -16,9 +17,9 @@ use crate::model::time::Timestamp;
 use crate::model::view::ExplainRequest;
 
 /// The query of the list.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Query {
+pub(super) struct Query {
     lane: Option<Lane>,
     since: Option<Timestamp>,
 }

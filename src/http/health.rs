@@ -3,6 +3,7 @@
 
 use std::fmt::Write as _;
 
+use schemars::JsonSchema;
 use warp::Filter;
 use warp::http::StatusCode;
 use warp::reply::Response;
@@ -12,6 +13,17 @@ use super::problem::{raw, render};
 use crate::actors::Handle;
 use crate::metrics;
 use crate::model::problem::{Problem, ProblemCode};
+
+/// The query of readiness.
+#[derive(JsonSchema)]
+#[expect(
+    dead_code,
+    reason = "any query is taken, so that no probe fails for what it adds; this describes what has an effect"
+)]
+pub(super) struct Query {
+    /// Every check by itself; any value, or none, does.
+    verbose: Option<String>,
+}
 
 pub(super) fn routes(handle: Handle) -> Routes {
     let shown = handle.clone();

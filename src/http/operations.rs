@@ -2,6 +2,7 @@
 //! followed while it runs.
 
 use futures_util::Stream;
+use schemars::{JsonSchema, Schema};
 use serde::Deserialize;
 use serde_json::Value;
 use warp::Filter;
@@ -10,7 +11,7 @@ use warp::reply::{Reply, Response};
 
 use super::Routes;
 use super::answer::{Form, operation_shown};
-use super::page::words;
+use super::page::{self, words};
 use super::problem::{self, Answer, json, reply, with_problem};
 use crate::actors::Handle;
 use crate::model::ids::{OperationId, RepoName, Slug};
@@ -23,16 +24,24 @@ const LIMIT: usize = 50;
 const LIMIT_MAX: usize = 500;
 
 /// The query of the list.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Query {
+pub(super) struct Query {
     repo: Option<RepoName>,
     slug: Option<Slug>,
     /// A comma separated list.
+    #[schemars(transform = states_only)]
     state: Option<String>,
+    /// Only the newest of each todo.
     #[serde(default)]
     latest: bool,
+    /// Operations at most.
+    #[schemars(range(min = 1, max = LIMIT_MAX))]
     limit: Option<usize>,
+}
+
+fn states_only(schema: &mut Schema) {
+    page::list_of(schema, &OperationState::ALL.map(OperationState::as_str));
 }
 
 pub(super) fn routes(handle: Handle) -> Routes {

@@ -3,6 +3,7 @@
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::LazyLock;
 
+use schemars::Schema;
 use warp::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use warp::reply::Response;
 
@@ -64,6 +65,12 @@ pub(super) fn words<T: Copy, const N: usize>(
         })
     };
     text.split(',').map(str::trim).map(one).collect()
+}
+
+/// Describes a text as a comma separated list of words, each given as a regular expression.
+pub(super) fn list_of<T: AsRef<str>>(schema: &mut Schema, words: &[T]) {
+    let word = words.iter().map(AsRef::as_ref).collect::<Vec<_>>().join("|");
+    schema.insert("pattern".to_owned(), format!("^(?:{word})(?:,(?:{word}))*$").into());
 }
 
 /// The entries of a header that is a list.

@@ -1,6 +1,7 @@
 //! `GET /sessions` what agents are doing · `GET /sessions/{id}` one of them · `GET …/events` what happened ·
 //! `POST …/events` an agent reports.
 
+use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize};
 use warp::Filter;
 use warp::http::{HeaderMap, StatusCode};
@@ -8,7 +9,7 @@ use warp::hyper::body::Bytes;
 
 use super::Routes;
 use super::answer::{Form, keyed, require_json, shaped};
-use super::page::{Page, page, unchanged, with_etag, words};
+use super::page::{self, LIMIT_MAX, Page, page, unchanged, with_etag, words};
 use super::problem::{self, Answer, json, parse, reply};
 use crate::actors::Handle;
 use crate::model::ids::{Lane, RepoName, SessionId};
@@ -23,10 +24,11 @@ const EVENTS_MAX: usize = 1_000;
 const EVENTS_DEFAULT: usize = 200;
 
 /// The query of the list.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Query {
+pub(super) struct Query {
     /// A comma separated list.
+    #[schemars(transform = statuses_only)]
     status: Option<String>,
     lane: Option<Lane>,
     repo: Option<RepoName>,
@@ -34,15 +36,25 @@ struct Query {
     #[serde(default)]
     sort: SessionSort,
     group: Option<SessionGroup>,
+    /// Where the page before ended.
     after: Option<SessionId>,
+    /// Entries at most.
+    #[schemars(range(min = 1, max = LIMIT_MAX))]
     limit: Option<usize>,
 }
 
+fn statuses_only(schema: &mut Schema) {
+    page::list_of(schema, &SessionStatus::ALL.map(SessionStatus::as_str));
+}
+
 /// The query of events.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct EventsQuery {
+pub(super) struct EventsQuery {
+    /// Those behind this one.
     after: Option<u64>,
+    /// Events at most.
+    #[schemars(range(min = 1, max = EVENTS_MAX))]
     limit: Option<usize>,
 }
 

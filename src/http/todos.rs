@@ -1,6 +1,7 @@
 //! `GET /todos?repo=&stage=&lane=` the todos · `POST /todos/{repo}` a new one · `GET /todos/{repo}/{slug}` one of them ·
 //! `PUT …/after` what it comes after · `POST …/redrive` let a blocked one go on.
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use warp::Filter;
 use warp::http::{HeaderMap, StatusCode};
@@ -17,9 +18,9 @@ use crate::model::todo::Stage;
 use crate::model::view::{AfterRequest, Mutation, NoContent, TodoFilter};
 
 /// The query of the list.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Query {
+pub(super) struct Query {
     repo: Option<RepoName>,
     stage: Option<Stage>,
     lane: Option<Lane>,

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use schemars::{JsonSchema, Schema};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use warp::Filter;
@@ -11,7 +12,7 @@ use warp::hyper::body::Bytes;
 
 use super::Routes;
 use super::answer::{Form, keyed, require_json, shaped};
-use super::page::{Page, page, unchanged, with_etag, words};
+use super::page::{self, LIMIT_MAX, Page, page, unchanged, with_etag, words};
 use super::problem::{self, Answer, json, parse, reply};
 use crate::actors::Handle;
 use crate::model::ids::RepoName;
@@ -22,33 +23,49 @@ use crate::model::work_order::WAIT_MS_MAX;
 use crate::model::worktree::{RowState, WorktreeRow};
 
 /// The query of the list.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Query {
+pub(super) struct Query {
     repo: Option<RepoName>,
     /// A comma separated list.
+    #[schemars(transform = states_only)]
     state: Option<String>,
     /// Words in name, branch, path or subject.
     q: Option<String>,
     /// A comma separated list.
+    #[schemars(transform = fields_only)]
     fields: Option<String>,
+    /// Where the page before ended.
     after: Option<String>,
+    /// Entries at most.
+    #[schemars(range(min = 1, max = LIMIT_MAX))]
     limit: Option<usize>,
+    /// How long to wait for rows that are not known yet, in milliseconds.
     wait_ms: Option<u64>,
 }
 
+fn states_only(schema: &mut Schema) {
+    page::list_of(schema, &RowState::ALL.map(RowState::as_str));
+}
+
+fn fields_only(schema: &mut Schema) {
+    page::list_of(schema, &known_fields());
+}
+
 /// The query of one.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct OneQuery {
+pub(super) struct OneQuery {
+    /// Whether to measure what it takes on disk.
     #[serde(default)]
     disk: bool,
 }
 
 /// The query of a removal.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct RemoveQuery {
+pub(super) struct RemoveQuery {
+    /// Only say what stands in the way.
     #[serde(default)]
     dry_run: bool,
 }
@@ -125,18 +142,21 @@ async fn list(handle: &Handle, query: &str, headers: &HeaderMap) -> Answer {
 
 /// Names of fields there are; `repo` and `name` are always among them.
 fn fields(text: &str) -> Result<Vec<String>, Problem> {
-    let schema = schemars::schema_for!(WorktreeRow);
-    let known: Vec<&String> =
-        schema.get("properties").and_then(Value::as_object).map(|all| all.keys().collect()).unwrap_or_default();
+    let known = known_fields();
     let wanted: Vec<String> = text.split(',').map(str::trim).map(str::to_owned).collect();
     match wanted.iter().find(|field| !known.contains(field)) {
         Some(odd) => {
-            let known: Vec<&str> = known.iter().map(|field| field.as_str()).collect();
             let detail = format!("a worktree has no field {odd:?}; it has {}", known.join(", "));
             Err(Problem::new(ProblemCode::InvalidRequest, detail))
         }
         None => Ok(wanted.into_iter().chain(["repo".to_owned(), "name".to_owned()]).collect()),
     }
+}
+
+fn known_fields() -> Vec<String> {
+    let schema = schemars::schema_for!(WorktreeRow);
+    let fields = schema.get("properties").and_then(Value::as_object);
+    fields.map(|fields| fields.keys().cloned().collect()).unwrap_or_default()
 }
 
 fn only(row: &WorktreeRow, fields: &[String]) -> Map<String, Value> {

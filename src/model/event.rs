@@ -230,7 +230,7 @@ impl EventFilter {
     /// none, and what there is.
     pub fn parse_kinds(text: &str) -> Result<Vec<EventKind>, String> {
         let mut kinds = Vec::new();
-        for wanted in text.split(',').map(str::trim).filter(|wanted| !wanted.is_empty()) {
+        for wanted in text.split(',').map(str::trim) {
             let fits = |name: &str| match wanted.strip_suffix('*') {
                 Some(prefix) => prefix.ends_with('.') && name.starts_with(prefix),
                 None => name == wanted,

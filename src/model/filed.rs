@@ -24,12 +24,14 @@ pub struct NewTodo {
     pub slug: Slug,
     /// What to do, for the worker.
     #[serde(default)]
+    #[schemars(length(max = BRIEF_BYTES_MAX))]
     pub brief: String,
     /// The only lane it is offered to; any when left out.
     #[serde(default)]
     pub lane: Option<Lane>,
     /// Todos that have to be done first.
     #[serde(default)]
+    #[schemars(length(max = AFTER_MAX))]
     pub after: Vec<Slug>,
     /// Higher is offered first.
     #[serde(default)]

@@ -39,6 +39,10 @@ const DEVICE_NAMES: [&str; 22] = [
 const SLUG_RULE: &str = "1 to 64 of a-z 0-9 . _ -, first and last a letter or digit, no \"..\", not ending in .lock, \
                          no device name such as con or nul";
 
+/// The rule of [`is_plain_name`] for those who check by a regular expression.
+const NAME_PATTERN: &str =
+    r"^(?!.*\.\.)(?!.*\.lock$)(?!(?:con|prn|aux|nul|com[1-9]|lpt[1-9])(?:\.|$))[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?$";
+
 /// `^[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?$` without `..`, a `.lock` ending or a device name: safe as a path
 /// segment and as a branch name at once.
 fn is_plain_name(text: &str) -> bool {
@@ -55,11 +59,11 @@ fn is_plain_name(text: &str) -> bool {
 }
 
 macro_rules! name_type {
-    ($(#[$doc:meta])* $name:ident, $kind:literal, $rule:expr, $check:expr) => {
+    ($(#[$doc:meta])* $name:ident, $kind:literal, $rule:expr, $pattern:expr, $check:expr) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
         #[serde(try_from = "String", into = "String")]
-        #[schemars(with = "String")]
+        #[schemars(with = "String", extend("pattern" = $pattern))]
         pub struct $name(Arc<str>);
 
         impl $name {
@@ -100,43 +104,43 @@ macro_rules! name_type {
 
 name_type!(
     /// The name of a todo, unique in its repository.
-    Slug, "slug", SLUG_RULE, is_plain_name
+    Slug, "slug", SLUG_RULE, NAME_PATTERN, is_plain_name
 );
 name_type!(
     /// The name of a registered repository, unique in the daemon.
-    RepoName, "repository", SLUG_RULE, is_plain_name
+    RepoName, "repository", SLUG_RULE, NAME_PATTERN, is_plain_name
 );
 name_type!(
     /// A named stream of work.
-    Lane, "lane", SLUG_RULE, is_plain_name
+    Lane, "lane", SLUG_RULE, NAME_PATTERN, is_plain_name
 );
 name_type!(
     /// One agent process.
-    Worker, "worker", "1 to 64 of letters, digits and . _ - : @ /",
+    Worker, "worker", "1 to 64 of letters, digits and . _ - : @ /", "^[A-Za-z0-9._:@/-]{1,64}$",
     |text| !text.is_empty()
         && text.len() <= NAME_BYTES_MAX
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b':' | b'@' | b'/'))
 );
 name_type!(
     /// A git object id in lowercase hex (40 digits for SHA-1, 64 for SHA-256).
-    Oid, "object id", "40 or 64 lowercase hex digits",
+    Oid, "object id", "40 or 64 lowercase hex digits", "^(?:[0-9a-f]{40}|[0-9a-f]{64})$",
     |text| matches!(text.len(), 40 | 64) && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 );
 name_type!(
     /// The id of an operation: a ULID, so ids sort by time of creation.
-    OperationId, "operation id", "26 characters of Crockford base 32",
+    OperationId, "operation id", "26 characters of Crockford base 32", "^[0-9A-Z]{26}$",
     |text| text.len() == 26 && text.bytes().all(|b| b.is_ascii_digit() || b.is_ascii_uppercase())
 );
 
 name_type!(
     /// What a client calls a request, to be able to send it again.
-    IdempotencyKey, "Idempotency-Key", "1 to 128 visible ASCII characters",
+    IdempotencyKey, "Idempotency-Key", "1 to 128 visible ASCII characters", "^[!-~]{1,128}$",
     |text| !text.is_empty() && text.len() <= 128 && text.bytes().all(|b| b.is_ascii_graphic())
 );
 
 name_type!(
     /// The id of a session: `repo~slug~token` of a claim's, `log~` and a digest of a log's.
-    SessionId, "session id", "1 to 160 of a-z 0-9 . _ - ~",
+    SessionId, "session id", "1 to 160 of a-z 0-9 . _ - ~", "^[a-z0-9._~-]{1,160}$",
     |text| !text.is_empty()
         && text.len() <= 160
         && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-' | b'~'))

@@ -135,9 +135,11 @@ pub fn ends_a_log(kind: &str) -> bool {
 #[serde(deny_unknown_fields)]
 pub struct NewSessionEvent {
     /// What kind of thing happened: a word of the agent's own, such as `note`, `tool`, `question`.
+    #[schemars(regex(pattern = "^[a-z0-9_.-]{1,64}$"))]
     pub kind: String,
     /// What happened, for people.
     #[serde(default)]
+    #[schemars(length(max = TEXT_CHARS_MAX))]
     pub text: Option<String>,
     /// Anything else, for programs.
     #[serde(default)]
@@ -352,7 +354,7 @@ impl SessionView {
 }
 
 /// What a list of sessions is ordered by.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SessionSort {
     /// The last to show activity first.
@@ -367,7 +369,7 @@ pub enum SessionSort {
 }
 
 /// What a list of sessions is put together by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SessionGroup {
     /// Their status.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::claim::{Claim, Terms};
-use super::filed::NewTodo;
+use super::filed::{AFTER_MAX, NewTodo};
 use super::hang::LagView;
 use super::ids::{Lane, RepoName, Slug, TodoKey, Worker};
 use super::incident::Incident;
@@ -17,10 +17,13 @@ use super::operation::{Operation, OperationState};
 use super::problem::Problem;
 use super::readiness::{CriterionView, Verdict};
 use super::roadmap::FileFault;
-use super::session::NewSessionEvent;
+use super::session::{EVENTS_PER_REQUEST_MAX, NewSessionEvent};
 use super::time::{Moment, Timestamp};
 use super::todo::{Blocked, Ending, Parked, Stage};
 use super::work_order::Product;
+
+/// Characters of what a holder or a person says in passing.
+pub const NOTE_CHARS_MAX: usize = 2_000;
 
 /// Why an actor was restarted, or given up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -250,6 +253,7 @@ pub struct ClaimHolder {
     /// When it last reported something new.
     pub progress_at: Timestamp,
     /// What it last reported.
+    #[schemars(length(max = NOTE_CHARS_MAX))]
     pub progress: Option<String>,
     /// What it waits for a person for, while it does.
     pub hold: Option<HoldView>,
@@ -260,6 +264,7 @@ pub struct ClaimHolder {
 #[serde(deny_unknown_fields)]
 pub struct ReportRequest {
     /// What happened, in order, at most a hundred.
+    #[schemars(length(min = 1, max = EVENTS_PER_REQUEST_MAX))]
     pub events: Vec<NewSessionEvent>,
 }
 
@@ -456,8 +461,10 @@ pub struct HoldRequest {
     /// The claim's token.
     pub token: u64,
     /// How long from now, in milliseconds.
+    #[schemars(range(min = 1))]
     pub for_ms: u64,
     /// What is waited for, at most 2000 characters.
+    #[schemars(length(max = NOTE_CHARS_MAX), regex(pattern = r"\S"))]
     pub why: String,
 }
 
@@ -474,6 +481,7 @@ pub struct ReleaseRequest {
 #[serde(deny_unknown_fields)]
 pub struct AfterRequest {
     /// The todos that have to be done first, in the place of those known before.
+    #[schemars(length(max = AFTER_MAX))]
     pub after: Vec<Slug>,
 }
 
@@ -482,6 +490,7 @@ pub struct AfterRequest {
 #[serde(deny_unknown_fields)]
 pub struct PauseRequest {
     /// Why, for whoever asks this lane for work; at most 2000 characters.
+    #[schemars(length(max = NOTE_CHARS_MAX), regex(pattern = r"\S"))]
     pub reason: String,
     /// When the pause ends by itself; never when left out.
     pub until: Option<Timestamp>,
@@ -503,6 +512,7 @@ pub struct LogView {
 /// The body of `POST /console/sign-in`: one of the two. Not to be shown in a log.
 #[derive(Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(extend("oneOf" = [{ "required": ["token"], "properties": { "token": { "type": "string" }, "code": { "type": "null" } } }, { "required": ["code"], "properties": { "code": { "type": "string" }, "token": { "type": "null" } } }]))]
 pub struct SignInRequest {
     /// The daemon's token.
     pub token: Option<String>,

@@ -30,6 +30,7 @@ pub struct WorkRequest {
     #[serde(default)]
     pub refresh: bool,
     /// How long to wait for a run before answering 202, in milliseconds (default 2000, at most 45000).
+    #[schemars(range(max = WAIT_MS_MAX))]
     pub wait_ms: Option<u64>,
 }
 

@@ -1,5 +1,10 @@
 //! `GET /openapi.json`: the interface, described. Made from the route table and the types that are served, so that
-//! document and server cannot part.
+//! document and server cannot part. `parameters` has what a request takes beside its body, `problems` every refusal,
+//! `events` what is sent on `GET /events`.
+
+mod events;
+mod parameters;
+mod problems;
 
 use std::sync::LazyLock;
 
@@ -40,7 +45,11 @@ pub(super) fn routes() -> Routes {
 }
 
 pub(super) fn document() -> Value {
-    let mut generator = SchemaSettings::openapi3().into_generator();
+    let settings = SchemaSettings::draft2020_12().with(|settings| {
+        settings.definitions_path = "/components/schemas".into();
+        settings.meta_schema = None;
+    });
+    let mut generator = settings.into_generator();
     for schema in [
         generator.subschema_for::<WorkRequest>(),
         generator.subschema_for::<WorkOrder>(),
@@ -85,12 +94,12 @@ pub(super) fn document() -> Value {
     let mut paths: Map<String, Value> = Map::new();
     for route in &ROUTES {
         let item = paths.entry(route.path).or_insert_with(|| json!({}));
-        item[route.method.to_lowercase()] = operation(route);
+        item[route.method.to_lowercase()] = operation(route, &mut generator);
     }
     let reasons: Map<String, Value> =
         Phase::ALL.iter().map(|phase| (phase.as_str().to_owned(), json!(phase.reasons()))).collect();
     json!({
-        "openapi": "3.1.0",
+        "openapi": "3.2.0",
         "info": { "title": "Slugline", "version": env!("CARGO_PKG_VERSION"), "description": "Hands out work to AI coding agents: ask, and get a worktree that exists, is prepared, in sync and judged." },
         "servers": [{ "url": "http://127.0.0.1:7584" }],
         "security": [{ "token": [] }, { "cookie": [], "key": [] }],
@@ -107,28 +116,15 @@ pub(super) fn document() -> Value {
     })
 }
 
-fn operation(route: &Route) -> Value {
-    let parameters: Vec<Value> = route
-        .path
-        .split('/')
-        .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
-        .map(|name| json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } }))
-        .chain(query(route.path))
-        .collect();
-    let mut responses: Map<String, Value> =
-        route.statuses.iter().map(|status| (status.to_string(), good(route, *status))).collect();
-    let problem = json!({ "description": "A problem", "content": { "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } } } });
-    responses.insert("default".to_owned(), problem);
-    let mut operation = json!({ "summary": route.summary, "operationId": format!("{} {}", route.method, route.path), "parameters": parameters, "responses": responses });
+fn operation(route: &Route, generator: &mut SchemaGenerator) -> Value {
+    let mut responses: Map<String, Value> = problems::responses(route);
+    responses.extend(route.statuses.iter().map(|status| (status.to_string(), good(route, *status, generator))));
+    let mut operation = json!({ "summary": route.summary, "operationId": format!("{} {}", route.method, route.path), "parameters": parameters::of(route, generator), "responses": responses });
     if route.open {
         operation["security"] = json!([]);
     }
     if let Some(body) = body(route) {
         operation["requestBody"] = json!({ "required": true, "content": { "application/json": { "schema": { "$ref": format!("#/components/schemas/{body}") } } } });
-        if route.path != "/failures/explain" && !route.path.starts_with("/console/") {
-            let key = json!({ "name": "Idempotency-Key", "in": "header", "required": false, "schema": { "type": "string", "maxLength": 128 } });
-            operation["parameters"].as_array_mut().into_iter().for_each(|parameters| parameters.push(key.clone()));
-        }
     }
     operation
 }
@@ -155,26 +151,17 @@ fn body(route: &Route) -> Option<&'static str> {
     }
 }
 
-fn query(path: &str) -> Vec<Value> {
-    let names: &[&str] = match path {
-        "/todos" => &["repo", "stage", "lane"],
-        "/failures" => &["lane", "since"],
-        "/worktrees" => &["repo", "state", "q", "fields", "after", "limit", "wait_ms"],
-        "/worktrees/{repo}/{name}" => &["disk", "dry_run"],
-        "/sessions" => &["status", "lane", "repo", "q", "sort", "group", "after", "limit"],
-        "/sessions/{id}/events" => &["after", "limit"],
-        "/operations" => &["repo", "slug", "state", "latest", "limit"],
-        "/events" => &["types", "repo", "session", "last_event_id"],
-        "/readyz" | "/healthz" => &["verbose"],
-        _ => &[],
-    };
-    names
-        .iter()
-        .map(|name| json!({ "name": name, "in": "query", "required": false, "schema": { "type": "string" } }))
-        .collect()
+/// A type of which a caller may have asked for some members only.
+fn some_of(name: &str, generator: &SchemaGenerator) -> Value {
+    let whole = generator.definitions().get(name);
+    let members = whole.and_then(|whole| whole.get("properties")).and_then(Value::as_object);
+    let member =
+        |key: &String| (key.clone(), json!({ "$ref": format!("#/components/schemas/{name}/properties/{key}") }));
+    let members: Map<String, Value> = members.into_iter().flat_map(Map::keys).map(member).collect();
+    json!({ "type": "object", "required": ["repo", "name"], "properties": members })
 }
 
-fn good(route: &Route, status: u16) -> Value {
+fn good(route: &Route, status: u16, generator: &SchemaGenerator) -> Value {
     let schema = |name: &str| json!({ "$ref": format!("#/components/schemas/{name}") });
     let (kind, schema) = match (route.path, status) {
         ("/todos/work", 200) => ("application/json", schema("WorkOrder")),
@@ -217,7 +204,9 @@ fn good(route: &Route, status: u16) -> Value {
         }
         ("/debug/hang-dump", _) => ("application/json", schema("HangView")),
         ("/debug/log", _) => ("application/json", schema("LogView")),
-        ("/worktrees", 200) => ("application/json", json!({ "type": "array", "items": schema("WorktreeRow") })),
+        ("/worktrees", 200) => {
+            ("application/json", json!({ "type": "array", "items": some_of("WorktreeRow", generator) }))
+        }
         ("/worktrees/{repo}/{name}", _) if route.method == "DELETE" => ("application/json", schema("Removal")),
         ("/worktrees/{repo}/{name}", _) => ("application/json", schema("WorktreeDetail")),
         ("/worktrees/{repo}/{name}/refresh", _) => ("application/json", schema("WorktreeRow")),
@@ -232,15 +221,37 @@ fn good(route: &Route, status: u16) -> Value {
         ("/sessions/{id}/events", _) => {
             ("application/json", json!({ "type": "array", "items": schema("SessionEvent") }))
         }
-        ("/events", _) => ("text/event-stream", json!({ "type": "string" })),
+        ("/events", _) => {
+            let content = json!({ "text/event-stream": { "itemSchema": events::item() } });
+            return json!({ "description": route.summary, "content": content });
+        }
         ("/openapi.json", _) => ("application/json", json!({ "type": "object" })),
         _ => ("text/plain", json!({ "type": "string" })),
     };
     json!({ "description": route.summary, "content": { kind: { "schema": schema } } })
 }
 
+/// Says of whole numbers how large they may be: a format alone binds nobody.
+fn bound(schema: &mut Value) {
+    match schema {
+        Value::Array(all) => all.iter_mut().for_each(bound),
+        Value::Object(members) => {
+            let (least, most) = match members.get("format").and_then(Value::as_str) {
+                Some("uint64" | "uint") => (json!(0), json!(u64::MAX)),
+                Some("uint32") => (json!(0), json!(u32::MAX)),
+                Some("int64") => (json!(i64::MIN), json!(i64::MAX)),
+                _ => return members.values_mut().for_each(bound),
+            };
+            members.entry("minimum").or_insert(least);
+            members.entry("maximum").or_insert(most);
+        }
+        _ => {}
+    }
+}
+
 fn schemas(generator: &mut SchemaGenerator) -> Value {
     let mut all = generator.take_definitions(true);
+    all.values_mut().for_each(bound);
     let codes: Vec<&str> = ProblemCode::ALL.iter().map(|code| code.as_str()).collect();
     all.insert("Problem".to_owned(), json!({
         "type": "object",
