@@ -52,6 +52,12 @@ pub(super) struct Entry {
     pub intent_to_add: bool,
 }
 
+/// The worktree-relative paths that the content of an index file lists; the error says why it is not read here.
+pub fn listed(index: Vec<u8>) -> Result<Vec<Vec<u8>>, String> {
+    let index = Index::parse(index).map_err(|error| error.to_string())?;
+    Ok(index.entries.iter().map(|entry| index.name(entry).to_vec()).collect())
+}
+
 /// An index, parsed.
 #[derive(Debug)]
 pub(super) struct Index {

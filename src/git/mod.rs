@@ -31,6 +31,7 @@ mod watch;
 pub mod worktree;
 
 pub use command::{Exec, GitCommand, GitEnd, GitError, GitExit};
+pub use index::listed;
 pub use place::{ForeignReason, Place, Seen};
 pub use registry::{Found, MAIN};
 pub use repository::{OpenError, Repository};

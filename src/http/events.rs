@@ -18,7 +18,7 @@ use warp::reply::{Reply as _, Response};
 use super::problem::{self, Answer, reply};
 use super::{Routes, page};
 use crate::actors::Handle;
-use crate::model::event::{EventFilter, EventKind};
+use crate::model::event::{EventFilter, EventKind, place};
 use crate::model::ids::{RepoName, SessionId};
 use crate::model::problem::{Problem, ProblemCode};
 
@@ -63,24 +63,10 @@ fn listen(handle: &Handle, query: &str, headers: &HeaderMap) -> Answer {
     let kinds = asked.types.as_deref().map(EventFilter::parse_kinds).transpose().map_err(invalid)?;
     let sent = headers.get("last-event-id").map(|value| value.to_str().unwrap_or("\u{fffd}"));
     // The header is the newer one: a browser sends it when it comes back to an address that has the other in it.
-    let (sent, written) = (sent.map(place).transpose()?, asked.last_event_id.as_deref().map(place).transpose()?);
+    let sent = sent.map(place).transpose().map_err(invalid)?;
+    let written = asked.last_event_id.as_deref().map(place).transpose().map_err(invalid)?;
     let filter = EventFilter { kinds, repo: asked.repo, session: asked.session };
     Ok(stream(handle.listen(filter, sent.or(written).flatten())?))
-}
-
-/// A place in the log, when a text names one; an empty text names none.
-fn place(text: &str) -> Result<Option<u64>, Problem> {
-    let text = text.trim();
-    if text.is_empty() {
-        return Ok(None);
-    }
-    if text.len() <= 20 && text.bytes().all(|byte| byte.is_ascii_digit()) {
-        // Beyond what a ledger can have: it is told to begin anew.
-        return Ok(Some(text.parse().unwrap_or(u64::MAX)));
-    }
-    let shown: String = text.escape_default().take(64).collect();
-    let detail = format!("Last-Event-ID {shown} is none of ours: they are whole numbers; connect without it");
-    Err(Problem::new(ProblemCode::InvalidRequest, detail))
 }
 
 fn stream(events: impl Stream<Item = Bytes> + Send + 'static) -> Response {

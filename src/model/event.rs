@@ -267,6 +267,21 @@ impl EventFilter {
     }
 }
 
+/// The place in the log that a listener names to go on from, if it names one: an empty text names none. The error says what
+/// a place looks like.
+pub fn place(text: &str) -> Result<Option<u64>, String> {
+    let text = text.trim();
+    if text.is_empty() {
+        return Ok(None);
+    }
+    if text.len() <= 20 && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        // Beyond what a ledger can have: it is told to begin anew.
+        return Ok(Some(text.parse().unwrap_or(u64::MAX)));
+    }
+    let shown: String = text.escape_default().take(64).collect();
+    Err(format!("Last-Event-ID {shown} is none of ours: they are whole numbers; connect without it"))
+}
+
 /// One entry of the ledger.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Event {
