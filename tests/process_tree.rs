@@ -3,8 +3,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends where something unexpected happens")]
 
+#[path = "process/escapes.rs"]
+mod escapes;
 #[path = "marked/mod.rs"]
 mod marked;
+#[path = "scale/mod.rs"]
+mod scale;
 
 use std::ffi::OsString;
 use std::fs::{self, File};
