@@ -36,7 +36,7 @@ impl Process {
     }
 
     /// Reads one process; `None` when it is gone.
-    fn read(pid: i32) -> Option<Self> {
+    pub(super) fn read(pid: i32) -> Option<Self> {
         parse_stat(pid, &String::from_utf8_lossy(&fs::read(format!("/proc/{pid}/stat")).ok()?))
     }
 
@@ -193,7 +193,7 @@ mod tests {
             if pid(&child) > 300 {
                 Some(child)
             } else {
-                drop(end(child));
+                end(child);
                 None
             }
         };

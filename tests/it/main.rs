@@ -19,11 +19,13 @@ mod lanes;
 mod marked;
 mod operations;
 mod prepare;
+mod processes;
 mod prometheus;
 mod promises;
 #[path = "../scale/mod.rs"]
 mod scale;
 mod sessions;
+mod shutdown;
 mod stress;
 mod supervision;
 mod sync;
