@@ -26,9 +26,9 @@ use crate::actors::health::sampler::Sampler;
 use crate::actors::health::turning::Workers;
 use crate::actors::ledger::Ledger;
 use crate::actors::{self, Args, Handle, Registered, Settings, inputs};
-use crate::cli::args::{Console, Demo, Health, Serve};
+use crate::cli::args::{Console, Demo, Doctor, Health, Serve};
 use crate::cli::client::Client;
-use crate::cli::{console, demo, health};
+use crate::cli::{console, demo, doctor, health};
 use crate::config::{AuthMode, Config, Flags, JobConfig, Log, LogFormat, RepositoryConfig, Traces};
 use crate::http;
 use crate::http::guard::Access;
@@ -442,6 +442,20 @@ pub fn health(args: &Health) -> ExitCode {
             ExitCode::from(health::exit_code(Verdict::Unknown))
         }
     }
+}
+
+/// `slugline doctor`.
+#[must_use]
+pub fn doctor(args: &Doctor) -> ExitCode {
+    let config = match args.serve.load() {
+        Ok(config) => config,
+        Err(faults) => return wrong_usage(&faults),
+    };
+    let mut text = Vec::new();
+    let well = doctor::show(&config, args.serve.file().as_deref(), &mut text);
+    // Whoever reads only the first line has what they wanted.
+    let _ = io::stdout().write_all(&text);
+    if well.is_ok_and(|well| well) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// `slugline console`.
