@@ -57,6 +57,8 @@ pub struct Config {
     pub retention: RetentionConfig,
     /// Carrying out.
     pub runs: Runs,
+    /// What a repository's command may use.
+    pub limits: CommandLimits,
     /// Actors.
     pub actors: Actors,
     /// Worktrees, shown as they change.
@@ -198,6 +200,21 @@ pub struct Runs {
     pub git_timeout_ms: u64,
 }
 
+/// `[limits]`: what one prepare or gate command and all it starts may use. Without limit where 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CommandLimits {
+    /// Bytes of memory of all its processes together.
+    pub memory_bytes: u64,
+    /// Processes at once.
+    pub processes: u64,
+    /// Open files of each process.
+    pub open_files: u64,
+    /// Bytes of each file it writes.
+    pub file_bytes: u64,
+    /// How far it stands back behind others, 0 to 19.
+    pub niceness: i32,
+}
+
 /// `[actors]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Actors {
@@ -290,7 +307,7 @@ pub struct Flags {
 }
 
 /// Environment variable of every key that can be set by one.
-const ENVIRONMENT: [(&str, &str); 37] = [
+const ENVIRONMENT: [(&str, &str); 42] = [
     ("SLUGLINE_LISTEN", "listen"),
     ("SLUGLINE_SOCKET", "socket"),
     ("SLUGLINE_DATA_DIR", "data_dir"),
@@ -315,6 +332,11 @@ const ENVIRONMENT: [(&str, &str); 37] = [
     ("SLUGLINE_READINESS_DISK_FREE_MIN_BYTES", "readiness.disk_free_min_bytes"),
     ("SLUGLINE_RUNS_MAX_PARALLEL_COMMANDS", "runs.max_parallel_commands"),
     ("SLUGLINE_RUNS_GIT_TIMEOUT_MS", "runs.git_timeout_ms"),
+    ("SLUGLINE_LIMITS_MEMORY_BYTES", "limits.memory_bytes"),
+    ("SLUGLINE_LIMITS_PROCESSES", "limits.processes"),
+    ("SLUGLINE_LIMITS_OPEN_FILES", "limits.open_files"),
+    ("SLUGLINE_LIMITS_FILE_BYTES", "limits.file_bytes"),
+    ("SLUGLINE_LIMITS_NICENESS", "limits.niceness"),
     ("SLUGLINE_ACTORS_IDLE_AFTER_MS", "actors.idle_after_ms"),
     ("SLUGLINE_INVENTORY_WATCHES_MAX", "inventory.watches_max"),
     ("SLUGLINE_INVENTORY_SCANS_MAX", "inventory.scans_max"),
@@ -440,6 +462,16 @@ fn read(top: &mut Section, env: &BTreeMap<String, String>, home: &Path, repos: &
         "runs",
         &[("max_parallel_commands", 1..=10_000, COMMANDS_DEFAULT), ("git_timeout_ms", 1_000..=DAY_MS, 120_000)],
     );
+    let limits_of_commands = number(
+        "limits",
+        &[
+            ("memory_bytes", 0..=u64::MAX / 2, 0),
+            ("processes", 0..=10_000_000, 0),
+            ("open_files", 0..=10_000_000, 0),
+            ("file_bytes", 0..=u64::MAX / 2, 0),
+            ("niceness", 0..=19, 10),
+        ],
+    );
     let actors = number("actors", &[("idle_after_ms", 100..=DAY_MS, 300_000)]);
     let inventory = number(
         "inventory",
@@ -508,6 +540,13 @@ fn read(top: &mut Section, env: &BTreeMap<String, String>, home: &Path, repos: &
         jobs,
         retention: RetentionConfig { logs_keep_ms: retention[0], logs_bytes_max: retention[1] },
         runs: Runs { max_parallel_commands: whole(runs[0]), git_timeout_ms: runs[1] },
+        limits: CommandLimits {
+            memory_bytes: limits_of_commands[0],
+            processes: limits_of_commands[1],
+            open_files: limits_of_commands[2],
+            file_bytes: limits_of_commands[3],
+            niceness: i32::try_from(limits_of_commands[4]).unwrap_or(19),
+        },
         actors: Actors { idle_after_ms: actors[0] },
         inventory: Inventory {
             watches_max: whole(inventory[0]),

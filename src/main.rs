@@ -15,6 +15,7 @@ fn main() -> ExitCode {
     match Cli::try_parse() {
         Ok(Cli { command: Command::Serve(serve) }) => runtime::serve(&serve),
         Ok(Cli { command: Command::Health(health) }) => runtime::health(&health),
+        Ok(Cli { command: Command::Doctor(doctor) }) => runtime::doctor(&doctor),
         Ok(Cli { command: Command::Console(console) }) => runtime::console(&console),
         Ok(Cli { command: Command::Demo(demo) }) => runtime::demo(&demo),
         Err(message) => {

@@ -26,9 +26,9 @@ use crate::actors::health::sampler::Sampler;
 use crate::actors::health::turning::Workers;
 use crate::actors::ledger::Ledger;
 use crate::actors::{self, Args, Handle, Registered, Settings, inputs};
-use crate::cli::args::{Console, Demo, Health, Serve};
+use crate::cli::args::{Console, Demo, Doctor, Health, Serve};
 use crate::cli::client::Client;
-use crate::cli::{console, demo, health};
+use crate::cli::{console, demo, doctor, health};
 use crate::config::{AuthMode, Config, Flags, JobConfig, Log, LogFormat, RepositoryConfig, Traces};
 use crate::http;
 use crate::http::guard::Access;
@@ -43,7 +43,7 @@ use crate::model::job::JobName;
 use crate::model::lane::BreakerTerms;
 use crate::model::readiness::{ReadinessTerms, Verdict};
 use crate::model::session::LivenessTerms;
-use crate::process::{self, Runner};
+use crate::process::{self, ResourceLimits, Runner};
 use crate::store::Store;
 use crate::telemetry;
 
@@ -56,8 +56,10 @@ pub const EXIT_MELTDOWN: u8 = 70;
 const KILL_GRACE: Duration = Duration::from_secs(5);
 /// The same for what an earlier daemon left behind: a start should not take long.
 const SWEEP_GRACE: Duration = Duration::from_secs(1);
-/// What one command may print: a gigabyte is more than anybody reads and less than fills a disk.
-const OUTPUT_BYTES_MAX: u64 = 1 << 30;
+/// What is kept of what one command prints, its beginning and its end: more than anybody reads, less than fills a disk.
+const OUTPUT_BYTES_MAX: u64 = 64 << 20;
+/// How long connections get for what they are being answered, once everything else is over.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
 /// Bytes of randomness in a token.
 const TOKEN_BYTES: usize = 32;
 
@@ -86,6 +88,8 @@ impl Doors {
 pub enum End {
     /// It was asked to.
     Asked,
+    /// It was asked again while it drained: it goes at once, as if it were killed.
+    AskedAgain,
     /// An actor the daemon cannot do without was given up.
     Meltdown(String),
 }
@@ -149,7 +153,7 @@ impl Daemon {
     pub async fn serve(self, shutdown: impl Future<Output = ()> + Send + 'static) -> End {
         let Self { handle, server, mut melted, drain_grace, address_file, sampler, .. } = self;
         let (stop, stopped) = watch::channel(false);
-        let serving = tokio::spawn(server.serve(wait_true(stopped), drain_grace));
+        let serving = tokio::spawn(server.serve(wait_true(stopped), drain_grace.min(LAST_ANSWERS)));
         tell_systemd(&[NotifyState::Ready]);
         let end = tokio::select! {
             () = shutdown => End::Asked,
@@ -162,10 +166,9 @@ impl Daemon {
             tracing::error!(%problem, "the meltdown could not be dumped");
         }
         tracing::info!(grace_ms = drain_grace.as_secs_f64() * 1_000.0, "draining");
-        // Requests that are on may wait for runs; runs that are on get the same grace.
-        handle.context().start_draining();
-        let _ = stop.send(true);
+        // Whoever asks is answered to the end: that the daemon is not ready, and how the run ended that is waited for.
         handle.drain(drain_grace).await;
+        let _ = stop.send(true);
         let _ = serving.await;
         let _ = std::fs::remove_file(address_file);
         // It watches until the end; its thread is joined where that holds up nobody.
@@ -247,6 +250,7 @@ fn settings(config: &Config) -> Settings {
         git_timeout: Duration::from_millis(config.runs.git_timeout_ms),
         commands_max: config.runs.max_parallel_commands,
         output_bytes_max: OUTPUT_BYTES_MAX,
+        command_limits: command_limits(config),
         kill_grace: KILL_GRACE,
         scans_max: Some(config.inventory.scans_max).filter(|scans| *scans > 0).unwrap_or_else(cores),
         scan_timeout: Duration::from_millis(config.inventory.scan_timeout_ms),
@@ -273,6 +277,18 @@ fn settings(config: &Config) -> Settings {
             bytes_max: config.retention.logs_bytes_max,
         },
         health: health_terms(config),
+    }
+}
+
+/// What is zero in the configuration has no limit.
+fn command_limits(config: &Config) -> ResourceLimits {
+    let limit = |limit: u64| Some(limit).filter(|limit| *limit > 0);
+    ResourceLimits {
+        memory_bytes: limit(config.limits.memory_bytes),
+        processes: limit(config.limits.processes),
+        open_files: limit(config.limits.open_files),
+        file_bytes: limit(config.limits.file_bytes),
+        niceness: config.limits.niceness,
     }
 }
 
@@ -365,14 +381,18 @@ fn write_whole(path: &Path, text: &str) -> anyhow::Result<()> {
     exclusion::write_whole(path, text.as_bytes()).with_context(|| format!("writing {}", path.display()))
 }
 
-/// Ready when a signal from outside asks the daemon to stop.
-pub async fn asked_to_stop() {
+/// Ready when signals from outside have asked the daemon to stop so often.
+pub async fn asked_to_stop(times: u32) {
     use tokio::signal::unix::{SignalKind, signal};
     match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
-        (Ok(mut terminate), Ok(mut interrupt)) => tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        },
+        (Ok(mut terminate), Ok(mut interrupt)) => {
+            for _ in 0..times {
+                tokio::select! {
+                    _ = terminate.recv() => {}
+                    _ = interrupt.recv() => {}
+                }
+            }
+        }
         _ => std::future::pending().await,
     }
 }
@@ -384,13 +404,22 @@ pub fn serve(args: &Serve) -> ExitCode {
         Ok(config) => config,
         Err(faults) => return wrong_usage(&faults),
     };
-    let _log = telemetry::init(&config.log, &config.traces);
-    finish(run(async |workers| {
+    let log = telemetry::init(&config.log, &config.traces);
+    let end = run(async |workers| {
         let daemon = Daemon::build(&config, Doors::real(workers)).await?;
         dump_on_signal(&daemon);
         announce(&daemon, &config);
-        Ok(daemon.serve(asked_to_stop()).await)
-    }))
+        tokio::select! {
+            end = daemon.serve(asked_to_stop(1)) => Ok(end),
+            // Nothing is waited for: supervisors end what runs, and what was accepted is on disk already.
+            () = asked_to_stop(2) => Ok(End::AskedAgain),
+        }
+    });
+    if matches!(end, Ok(End::AskedAgain)) {
+        // Neither for what a collector has not taken yet.
+        std::mem::forget(log);
+    }
+    finish(end)
 }
 
 /// `slugline health`.
@@ -413,6 +442,20 @@ pub fn health(args: &Health) -> ExitCode {
             ExitCode::from(health::exit_code(Verdict::Unknown))
         }
     }
+}
+
+/// `slugline doctor`.
+#[must_use]
+pub fn doctor(args: &Doctor) -> ExitCode {
+    let config = match args.serve.load() {
+        Ok(config) => config,
+        Err(faults) => return wrong_usage(&faults),
+    };
+    let mut text = Vec::new();
+    let well = doctor::show(&config, args.serve.file().as_deref(), &mut text);
+    // Whoever reads only the first line has what they wanted.
+    let _ = io::stdout().write_all(&text);
+    if well.is_ok_and(|well| well) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// `slugline console`.
@@ -457,7 +500,7 @@ pub fn demo(args: &Demo) -> ExitCode {
         if shown.is_ok() && !args.once {
             demo::what_next(&address.to_string(), &token_path, &sample.path, &mut out)?;
             writeln!(out, "Serving until Ctrl-C; then everything under {} is removed.", dir.path().display())?;
-            asked_to_stop().await;
+            asked_to_stop(1).await;
         }
         let _ = stop.send(true);
         let end = serving.await?;
@@ -510,7 +553,10 @@ pub fn watched_runtime() -> io::Result<(tokio::runtime::Runtime, Arc<Workers>)> 
 fn run(work: impl AsyncFnOnce(Arc<Workers>) -> anyhow::Result<End>) -> anyhow::Result<End> {
     let (runtime, workers) = watched_runtime().context("the runtime cannot be started")?;
     let end = runtime.block_on(work(workers));
-    runtime.shutdown_timeout(Duration::from_secs(1));
+    match end {
+        Ok(End::AskedAgain) => runtime.shutdown_background(),
+        _ => runtime.shutdown_timeout(Duration::from_secs(1)),
+    }
     end
 }
 
@@ -523,7 +569,7 @@ fn wrong_usage(faults: &[String]) -> ExitCode {
 
 fn finish(end: anyhow::Result<End>) -> ExitCode {
     match end {
-        Ok(End::Asked) => ExitCode::SUCCESS,
+        Ok(End::Asked | End::AskedAgain) => ExitCode::SUCCESS,
         Ok(End::Meltdown(name)) => {
             eprintln!("slugline: {name} failed too often and was given up; the log says why");
             ExitCode::from(EXIT_MELTDOWN)

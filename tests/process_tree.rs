@@ -3,8 +3,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends where something unexpected happens")]
 
+#[path = "process/escapes.rs"]
+mod escapes;
 #[path = "marked/mod.rs"]
 mod marked;
+#[path = "scale/mod.rs"]
+mod scale;
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -17,7 +21,8 @@ use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 use slugline::process::{
-    CommandSpec, Exit, ExitOutcome, MARK_VARIABLE, ProcessError, Runner, WhenDaemonDies, clean_env, shell, sweep,
+    CommandSpec, Exit, ExitOutcome, MARK_VARIABLE, ProcessError, ResourceLimits, Runner, WhenDaemonDies, clean_env,
+    shell, sweep,
 };
 use tempfile::TempDir;
 use tokio::sync::oneshot;
@@ -88,6 +93,7 @@ fn spec_in(dir: &Path, mark: &str, script: &str) -> CommandSpec {
         deadline: FAR,
         grace: GRACE,
         output_bytes_max: 1 << 30,
+        limits: ResourceLimits::default(),
         lock: None,
         when_daemon_dies: WhenDaemonDies::Kill,
         mark: mark.to_owned(),
@@ -186,16 +192,15 @@ async fn a_command_gets_exactly_its_environment() {
 async fn a_command_inherits_neither_the_lock_nor_the_control_socket() {
     let bench = Bench::new();
     let listed = |exit: &Exit| exit.tail.lines().filter(|l| !l.contains("/fd")).map(str::to_owned).collect::<Vec<_>>();
-    // What this test itself was started with open goes through everything; the rest must be null, log and log.
+    // What this test itself was started with open goes through everything; the rest must be null and one pipe, twice.
     let script = "for fd in /proc/self/fd/*; do readlink $fd; done";
     let ambient = Command::new("/bin/sh").args(["-c", script]).stdin(std::process::Stdio::null()).output().unwrap();
     let ambient = String::from_utf8(ambient.stdout).unwrap();
     let mut spec = bench.spec(script);
     spec.lock = Some(Arc::new(File::create(bench.path("lock")).unwrap()));
     let exit = bench.run(spec).await;
-    let log = bench.path("log").to_string_lossy().into_owned();
     let ours: Vec<String> = listed(&exit).into_iter().filter(|target| !ambient.contains(target.as_str())).collect();
-    assert_eq!(ours, [log.clone(), log], "{}", exit.tail);
+    assert!(matches!(&ours[..], [out, err] if out == err && out.starts_with("pipe:")), "{}", exit.tail);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -260,16 +265,124 @@ async fn noise_and_escapes_give_a_safe_tail() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn output_beyond_the_limit_ends_the_run() {
+async fn of_more_output_than_a_log_may_hold_the_beginning_and_the_end_are_kept() {
+    let bench = Bench::new();
+    bench.run(bench.spec("echo earlier")).await;
+    let mut spec = bench.spec("echo first; yes | head -c 5000000; echo; echo last");
+    spec.output_bytes_max = 100_000;
+    let exit = bench.run(spec).await;
+    assert_eq!((exit.outcome, exit.output_bytes), (ExitOutcome::Code(0), 5_000_012));
+    assert_eq!(exit.left_out, 4_900_012);
+    let log = fs::read_to_string(bench.path("log")).unwrap();
+    assert!(log.starts_with("earlier\nfirst\ny\n") && log.ends_with("y\n\nlast\n"));
+    assert!(log.contains("\n[slugline: 4900012 bytes are left out here]\n") && log.len() < 101_000, "{}", log.len());
+    assert!(exit.tail.ends_with("y\n\nlast\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_command_says_while_it_is_ended_is_heard_however_much_it_is() {
+    let bench = Bench::new();
+    let mut spec =
+        bench.spec("trap 'yes | head -c 3000000; echo tidied; exit' TERM; : > up; while :; do sleep 0.02; done");
+    spec.grace = PATIENCE;
+    let (run, cancel) = bench.launch(spec).await;
+    cancel.cancel();
+    let exit = within("the run ends", run).await.unwrap().unwrap();
+    assert_eq!(exit.outcome, ExitOutcome::Cancelled);
+    // The shell may say that something of it was ended, too.
+    assert!(exit.output_bytes >= 3_000_007, "{exit:?}");
+    assert!(exit.tail.ends_with("tidied\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn git_is_ended_where_it_says_more_than_a_log_may_hold() {
     let bench = Bench::new();
     for script in ["yes", "head -c 200000 /dev/zero"] {
         let mut spec = bench.spec(script);
+        spec.when_daemon_dies = WhenDaemonDies::Finish;
         spec.output_bytes_max = 100_000;
         let exit = bench.run(spec).await;
         assert_eq!((exit.outcome, exit.survivors), (ExitOutcome::OutputLimit, 0), "{script}");
         assert!(exit.output_bytes > 100_000);
     }
     bench.nothing_is_left().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_for_a_password_is_told_at_once_that_there_is_none() {
+    let bench = Bench::new();
+    let key = "ssh-keygen -q -t ed25519 -N secret -f key && ssh-keygen -y -f key";
+    let has = |program: &str| {
+        Command::new("sh").args(["-c", &format!("command -v {program}")]).output().unwrap().status.success()
+    };
+    for (program, script) in [
+        ("cat", "cat; false"),
+        ("sh", "read answer"),
+        ("sh", "cat < /dev/tty"),
+        ("git", "echo url=https://nobody.invalid | git credential fill"),
+        ("ssh-keygen", key),
+    ] {
+        if !has(program) {
+            println!("not shown: there is no {program}");
+            continue;
+        }
+        let exit = bench.run(bench.spec(script)).await;
+        println!("{script}: {:?} after {:?}", exit.outcome, exit.duration);
+        assert!(matches!(exit.outcome, ExitOutcome::Code(1..)), "{script}: {exit:?}");
+        assert!(exit.duration < PATIENCE / 3, "{script} waited for somebody: {exit:?}");
+    }
+}
+
+// ---- limits ----
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tree_that_takes_more_memory_than_it_may_is_ended() {
+    let bench = Bench::new();
+    // `tail` keeps all of a line, of which there is only one here; each of two takes what both may take together.
+    let mut spec =
+        bench.spec("for i in 1 2; do setsid sh -c 'head -c 8000000000 /dev/zero | tail -n 1 | wc -c' & done; wait");
+    spec.limits.memory_bytes = Some(64 << 20);
+    let exit = bench.run(spec).await;
+    assert_eq!((exit.outcome, exit.survivors), (ExitOutcome::MemoryLimit, 0), "{exit:?}");
+    // What many share counts once: forty shells are far more than this together if it does not.
+    let mut spec = bench.spec("i=0; while [ $((i+=1)) -le 40 ]; do (sleep 0.6; :) & done; wait");
+    spec.limits.memory_bytes = Some(64 << 20);
+    assert_eq!(bench.run(spec).await.outcome, ExitOutcome::Code(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tree_of_more_processes_than_it_may_have_is_ended() {
+    let bench = Bench::new();
+    // Bounded, so that a test that fails does not fill the machine: two to the power of nine shells, and as many sleeps.
+    let mut spec = bench.spec("b() { [ $1 -gt 0 ] && { b $(($1-1)) & b $(($1-1)) & }; setsid sleep 60; }; b 9; wait");
+    spec.limits.processes = Some(100);
+    let exit = bench.run(spec).await;
+    assert_eq!((exit.outcome, exit.survivors), (ExitOutcome::ProcessLimit, 0), "{exit:?}");
+    assert!(bench.marked().is_empty());
+    let mut spec = bench.spec("for i in 1 2 3 4 5; do sleep 0.5 & done; wait");
+    spec.limits.processes = Some(100);
+    assert_eq!(bench.run(spec).await.outcome, ExitOutcome::Code(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn open_files_and_the_size_of_files_are_limited_for_all_a_command_starts_and_cannot_be_raised() {
+    let bench = Bench::new();
+    let mut spec = bench.spec("");
+    (spec.limits.open_files, spec.limits.file_bytes, spec.limits.niceness) = (Some(77), Some(51_200), 7);
+    // What it prints is no file of its own, and may be more.
+    spec.argv = shell(
+        "head -c 60000 /dev/zero | tr '\\0' '\\n'; ulimit -n; sh -c 'ulimit -n; ulimit -f'; ulimit -n 4000 2>/dev/null || echo refused; nice",
+    );
+    let exit = bench.run(spec).await;
+    assert!(exit.output_bytes > 60_000 && exit.left_out == 0, "{exit:?}");
+    let own = String::from_utf8(Command::new("nice").output().unwrap().stdout).unwrap();
+    let nice = (own.trim().parse::<i32>().unwrap() + 7).min(19);
+    assert!(exit.tail.ends_with(&format!("77\n77\n100\nrefused\n{nice}\n")), "{exit:?}");
+    let mut spec = bench.spec("exec head -c 60000 /dev/zero > file");
+    spec.limits.file_bytes = Some(51_200);
+    let exit = bench.run(spec).await;
+    assert_eq!(exit.outcome, ExitOutcome::Signal(25), "{exit:?}");
+    assert_eq!(fs::metadata(bench.path("file")).unwrap().len(), 51_200);
 }
 
 // ---- the end of a tree ----
@@ -352,7 +465,12 @@ async fn a_run_cancelled_before_it_began_starts_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_grandchild_holding_the_output_open_does_not_keep_the_run() {
     let bench = Bench::new();
-    let exit = bench.run(bench.spec("setsid sh -c 'trap \"\" TERM; sleep 600; sleep 600' & echo done")).await;
+    let mut spec = bench.spec("setsid sh -c 'trap \"\" TERM; sleep 600; sleep 600' & echo done");
+    // Whatever grace a run has, leftovers get less: it is over two seconds after its command.
+    spec.grace = PATIENCE;
+    let exit = bench.run(spec).await;
+    println!("over {:?} after its start", exit.duration);
+    assert!(exit.duration < PATIENCE / 3, "{exit:?}");
     assert_eq!((exit.outcome, exit.tail.as_str(), exit.survivors), (ExitOutcome::Code(0), "done\n", 0));
     assert!(exit.killed >= 1 && bench.marked().is_empty(), "{exit:?}");
 }

@@ -42,7 +42,7 @@ use crate::model::job::JobName;
 use crate::model::problem::{Problem, ProblemCode};
 use crate::model::session::LivenessTerms;
 use crate::model::time::Timestamp;
-use crate::process::Runner;
+use crate::process::{ResourceLimits, Runner};
 
 /// Limits and places, from the configuration.
 #[derive(Debug, Clone)]
@@ -61,6 +61,8 @@ pub struct Settings {
     pub commands_max: usize,
     /// How much one command may print, in bytes.
     pub output_bytes_max: u64,
+    /// What a repository's command may use.
+    pub command_limits: ResourceLimits,
     /// How long a process tree gets between TERM and KILL.
     pub kill_grace: Duration,
     /// How many worktrees are looked at at once.

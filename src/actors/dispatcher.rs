@@ -260,7 +260,8 @@ impl DispatcherState {
             let again = DispatcherMsg::Next { repo: repo.clone(), base: of, asker, reply };
             return self.look_for_landed(&repo, base, landing, Some(again));
         }
-        match self.desk().map(|(desk, now)| desk.next(repo, asker, &now)) {
+        let granting = self.context.refuse_when_draining();
+        match granting.and_then(|()| self.desk()).map(|(desk, now)| desk.next(repo, asker, &now)) {
             Ok(claimed) => self.on_claimed(&asker.lane, claimed, reply),
             Err(problem) => drop(reply.send(Err(problem))),
         }
@@ -269,7 +270,8 @@ impl DispatcherState {
     fn on_claim(&mut self, todo: &TodoKey, base: &Arc<Base>, asker: &Asker, reply: Reply<Result<Claimed, Problem>>) {
         let landing = self.learn(&todo.repo, base);
         self.look_for_landed(&todo.repo, base, landing, None);
-        match self.desk().map(|(desk, now)| desk.claim(todo, asker, &now)) {
+        let granting = self.context.refuse_when_draining();
+        match granting.and_then(|()| self.desk()).map(|(desk, now)| desk.claim(todo, asker, &now)) {
             Ok(claimed) => self.on_claimed(&asker.lane, claimed, reply),
             Err(problem) => drop(reply.send(Err(problem))),
         }

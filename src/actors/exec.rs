@@ -18,8 +18,10 @@ use crate::model::ids::{OperationId, TodoKey};
 use crate::model::phase::{Outcome, Phase};
 use crate::model::problem::{Problem, ProblemCode};
 use crate::model::trace::Trace;
-use crate::process::{CommandSpec, Exit, ExitOutcome, ProcessError, WhenDaemonDies, shell};
+use crate::process::{CommandSpec, Exit, ExitOutcome, ProcessError, ResourceLimits, WhenDaemonDies, shell};
 
+/// The signal that ends who writes a file larger than it may (`SIGXFSZ`).
+const FILE_TOO_LARGE: i32 = 25;
 /// How much of a command line is shown of what is in flight.
 const COMMAND_SHOWN: usize = 400;
 
@@ -120,6 +122,11 @@ impl RunExec {
             deadline,
             grace: self.context.settings.kill_grace,
             output_bytes_max: self.context.settings.output_bytes_max,
+            // Those of a repository's commands; what git takes follows from the repository.
+            limits: match when_daemon_dies {
+                WhenDaemonDies::Kill => self.context.settings.command_limits,
+                WhenDaemonDies::Finish => ResourceLimits::default(),
+            },
             lock: self.lock.clone(),
             when_daemon_dies,
             mark: self.mark.clone(),
@@ -163,10 +170,31 @@ impl RunExec {
 
     /// Turns the end of a repository's command into success or the problem the caller is told.
     pub fn judge(&self, command: &str, name: &str, code: ProblemCode, exit: &Exit) -> Result<(), PhaseFault> {
+        let (limits, mut reached) = (self.context.settings.command_limits, None);
+        let mut over = |name: &'static str, key: &str, limit: Option<u64>, did: &str, unit: &str| {
+            reached = Some((name, format!("limits.{key}")));
+            let limit = limit.unwrap_or_default();
+            (
+                Outcome::Failure,
+                code,
+                format!(
+                    "{did} {limit} {unit} and was ended with everything it had started; {key} in [limits] of the daemon's configuration says how much it may"
+                ),
+            )
+        };
         let (outcome, code, what) = match exit.outcome {
             ExitOutcome::Code(0) => return Ok(()),
             ExitOutcome::Code(status) => (Outcome::Failure, code, format!("ended with exit code {status}")),
+            ExitOutcome::Signal(FILE_TOO_LARGE) if limits.file_bytes.is_some() => {
+                over("file_limit", "file_bytes", limits.file_bytes, "wrote a file of more than", "bytes")
+            }
             ExitOutcome::Signal(signal) => (Outcome::Failure, code, format!("was ended by signal {signal}")),
+            ExitOutcome::MemoryLimit => {
+                over("memory_limit", "memory_bytes", limits.memory_bytes, "used more memory than", "bytes")
+            }
+            ExitOutcome::ProcessLimit => {
+                over("process_limit", "processes", limits.processes, "had more than", "processes at once")
+            }
             ExitOutcome::TimedOut => (
                 Outcome::Timeout,
                 ProblemCode::DeadlineExceeded,
@@ -190,6 +218,9 @@ impl RunExec {
         if let ExitOutcome::Code(status) = exit.outcome {
             problem = problem.with("exit_code", status);
         }
+        if let Some((limit, key)) = reached {
+            problem = problem.with("limit", limit).with("config_key", key);
+        }
         Err(PhaseFault { problem, outcome })
     }
 }
@@ -212,9 +243,11 @@ fn ended(exit: &Exit) -> metric::Ended {
         ExitOutcome::Code(_) => metric::ExitResult::Nonzero,
         ExitOutcome::Signal(_) => metric::ExitResult::Signal,
         ExitOutcome::TimedOut => metric::ExitResult::Timeout,
-        ExitOutcome::Cancelled | ExitOutcome::OutputLimit => metric::ExitResult::Killed,
+        ExitOutcome::Cancelled | ExitOutcome::OutputLimit | ExitOutcome::MemoryLimit | ExitOutcome::ProcessLimit => {
+            metric::ExitResult::Killed
+        }
     };
-    let truncated = exit.outcome == ExitOutcome::OutputLimit;
+    let truncated = exit.outcome == ExitOutcome::OutputLimit || exit.left_out > 0;
     metric::Ended { result, killed: exit.killed, cpu: exit.cpu, output_bytes: exit.output_bytes, truncated }
 }
 
@@ -234,7 +267,10 @@ impl Exec for RunExec {
             code: if let ExitOutcome::Code(code) = exit.outcome { Some(code) } else { None },
             outcome: match exit.outcome {
                 ExitOutcome::Code(_) | ExitOutcome::Signal(_) => GitEnd::Exited,
-                ExitOutcome::TimedOut | ExitOutcome::OutputLimit => GitEnd::TimedOut,
+                ExitOutcome::TimedOut
+                | ExitOutcome::OutputLimit
+                | ExitOutcome::MemoryLimit
+                | ExitOutcome::ProcessLimit => GitEnd::TimedOut,
                 ExitOutcome::Cancelled => GitEnd::Cancelled,
             },
             tail: exit.tail,

@@ -137,7 +137,9 @@ impl Run {
         let (Some(claim), Outcome::Failure | Outcome::Timeout) = (self.claim.clone(), fault.outcome) else { return };
         let problem = &fault.problem;
         let part = |name: &str| problem.extra.get(name).and_then(serde_json::Value::as_str).unwrap_or_default();
-        let text = format!("{} {}\n{}", part("name"), problem.code.as_str(), part("tail"));
+        // Ended for a limit is another failure than any the command makes by itself.
+        let what = Some(part("limit")).filter(|limit| !limit.is_empty()).unwrap_or(problem.code.as_str());
+        let text = format!("{} {what}\n{}", part("name"), part("tail"));
         let asked =
             self.args.context.dispatcher.ask(GRANT_LIMIT, |reply| DispatcherMsg::Failed { claim, source, text, reply });
         if let Err(error) = asked.await {

@@ -34,6 +34,11 @@ pub enum Command {
         after_help = "Exit codes: 0 GO, 1 NO_GO, 2 UNKNOWN (also when no daemon answers).\n\nIn a script:\n  slugline health --data-dir DIR || echo 'not now'"
     )]
     Health(Health),
+    /// Look at this machine and the configuration for what would keep a daemon from working, and change nothing.
+    #[command(
+        after_help = "Exit codes: 0 nothing is in the way, 1 something is, 64 the configuration is wrong.\n\nBefore the first start:\n  slugline doctor --repo /path/to/repo"
+    )]
+    Doctor(Doctor),
     /// Open the console of a running daemon in a browser, signed in.
     #[command(
         after_help = "The link it prints signs in whoever opens it first, within two minutes. When the daemon runs on another machine:\n  ssh -L 7584:127.0.0.1:7584 HOST\n  slugline console --print\nand open the link where you are."
@@ -88,6 +93,14 @@ pub struct Health {
     pub json: bool,
 }
 
+/// `slugline doctor`.
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// What a daemon would be told.
+    #[command(flatten)]
+    pub serve: Serve,
+}
+
 /// `slugline console`.
 #[derive(Debug, Args)]
 pub struct Console {
@@ -120,6 +133,12 @@ pub struct Demo {
 const FILE_DEFAULT: &str = "slugline.toml";
 
 impl Serve {
+    /// The configuration file, where there is one.
+    #[must_use]
+    pub fn file(&self) -> Option<PathBuf> {
+        self.config.clone().or_else(|| PathBuf::from(FILE_DEFAULT).is_file().then(|| FILE_DEFAULT.into()))
+    }
+
     /// Everything that was said, as one configuration; or every fault, a line each.
     pub fn load(&self) -> Result<Config, Vec<String>> {
         let flags = [
@@ -141,7 +160,7 @@ impl Serve {
         let env: BTreeMap<String, String> = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
             .collect();
-        let path = self.config.clone().or_else(|| PathBuf::from(FILE_DEFAULT).is_file().then(|| FILE_DEFAULT.into()));
+        let path = self.file();
         let text = match &path {
             Some(path) => {
                 Some(std::fs::read_to_string(path).map_err(|error| vec![format!("{}: {error}", path.display())])?)

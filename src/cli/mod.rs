@@ -1,5 +1,5 @@
 //! The command line: what it says (`args`), and a client that talks to the daemon over HTTP like any other (`client`),
-//! which asks how the daemon is (`health`), opens its console (`console`) and shows what it does (`demo`).
+//! which asks how the daemon is (`health`), looks for what would keep one from working (`doctor`), opens its console (`console`) and shows what it does (`demo`).
 //!
 //! May know `model` and `config`.
 
@@ -7,4 +7,5 @@ pub mod args;
 pub mod client;
 pub mod console;
 pub mod demo;
+pub mod doctor;
 pub mod health;

@@ -56,7 +56,7 @@ const TRUNCATED: Metric = Metric {
     name: "slugline_subprocess_output_truncated_total",
     kind: Kind::Counter,
     labels: "",
-    help: "Commands that were ended because they printed more than one may.",
+    help: "Commands that printed more than a log keeps.",
     buckets: &[],
 };
 
@@ -129,7 +129,7 @@ pub struct Ended {
     pub cpu: Duration,
     /// Bytes it printed.
     pub output_bytes: u64,
-    /// Whether it was ended because it printed too much.
+    /// Whether it printed more than its log keeps.
     pub truncated: bool,
 }
 

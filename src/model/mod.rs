@@ -4,11 +4,13 @@
 //! and `lane` (leases, stages, breakers), `agenda` and `next` (who gets which todo), `desk` (all of that together),
 //! `fingerprint` and `failure` (what failed), `roadmap`, `filed`, `repo_config` and `prepare` (what a repository says),
 //! `operation`, `work_order`, `problem`, `kept` and `event` (what clients and the ledger see), `record` (what is
-//! remembered of a slug), `trace` (where in a trace something is), `worktree` and `session` (what is shown as it changes), `supervision` (what happens to an actor that died).
+//! remembered of a slug), `trace` (where in a trace something is), `worktree` and `session` (what is shown as it changes), `supervision` (what
+//! happens to an actor that died), `doctor` (what of a machine would keep a daemon from working).
 
 pub mod agenda;
 pub mod claim;
 pub mod desk;
+pub mod doctor;
 pub mod event;
 pub mod failure;
 pub mod filed;

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::limits::ResourceLimits;
+
 /// Called once with the command's process id as soon as it runs. Must not block.
 pub type OnStarted = Box<dyn FnOnce(u32) + Send + Sync>;
 
@@ -26,8 +28,11 @@ pub struct CommandSpec {
     pub deadline: Duration,
     /// How long processes may take to end after being asked to (TERM) before they are killed.
     pub grace: Duration,
-    /// How many bytes the log may grow during this command.
+    /// How many bytes the log may grow during this command, and a line that says how many are left out. Of more output
+    /// the beginning and the end are kept.
     pub output_bytes_max: u64,
+    /// What it and all it starts may use.
+    pub limits: ResourceLimits,
     /// A file this process holds an exclusive `flock` on. The supervisor shares that lock until nothing of the run is
     /// left. Release it by dropping the file; an explicit unlock would also take it from the supervisor.
     pub lock: Option<Arc<File>>,
@@ -72,8 +77,10 @@ pub struct Exit {
     /// Processes that even KILL did not end in time (stuck in the kernel). The supervisor goes on holding the lock for
     /// them.
     pub survivors: u32,
-    /// Bytes the log grew.
+    /// Bytes it printed.
     pub output_bytes: u64,
+    /// How many of them are not in the log.
+    pub left_out: u64,
     /// Processor time of all processes of the run that were waited for.
     pub cpu: Duration,
 }
@@ -90,8 +97,12 @@ pub enum ExitOutcome {
     TimedOut,
     /// It was ended because the caller asked for it.
     Cancelled,
-    /// Its output grew beyond the limit.
+    /// It is git, which prints into the log itself, and the log grew beyond the limit.
     OutputLimit,
+    /// Its processes had more memory than they may.
+    MemoryLimit,
+    /// It had more processes than it may.
+    ProcessLimit,
 }
 
 /// Why a command could not be run to an outcome.

@@ -80,7 +80,8 @@ impl Kin {
         cfg!(target_os = "linux") || rustix::process::test_kill_process_group(self.command).is_err()
     }
 
-    fn living() -> Vec<Process> {
+    /// Everything of the run there is right now.
+    pub(super) fn living() -> Vec<Process> {
         table::descendants(&table::all(), &[rustix::process::getpid().as_raw_pid()])
     }
 

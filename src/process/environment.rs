@@ -32,14 +32,15 @@ const KEPT: [&str; 22] = [
 /// Families of variables handed on by prefix.
 const KEPT_PREFIXES: [&str; 5] = ["LC_", "XDG_", "npm_config_", "PIP_", "UV_"];
 
-/// Set whatever the daemon has: nobody watches a terminal, and tools behave as in continuous integration.
-const FIXED: [(&str, &str); 2] = [("TERM", "dumb"), ("CI", "1")];
+/// Set whatever the daemon has: nobody watches a terminal, nobody can be asked for a password, and tools behave as in
+/// continuous integration.
+const FIXED: [(&str, &str); 4] =
+    [("TERM", "dumb"), ("CI", "1"), ("GIT_TERMINAL_PROMPT", "0"), ("SSH_ASKPASS_REQUIRE", "never")];
 
 /// Where programs are searched when the daemon itself has no `PATH`.
 const PATH_FALLBACK: &str = "/usr/local/bin:/usr/bin:/bin";
 
-/// The environment for a command: what is safe and useful of the daemon's own, `TERM=dumb`, `CI=1`, and then `extra`,
-/// which wins.
+/// The environment for a command: what is safe and useful of the daemon's own, what is fixed, and then `extra`, which wins.
 #[must_use]
 pub fn clean_env(extra: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
     cleaned(std::env::vars_os(), extra)
@@ -71,7 +72,7 @@ mod tests {
     fn git_variables_and_secrets_are_dropped() {
         let own = [("GIT_DIR", "/x"), ("GIT_CONFIG_GLOBAL", "/y"), ("AWS_SECRET_ACCESS_KEY", "s"), ("HOME", "/h")];
         let names: Vec<String> = env_of(&own, &[]).into_iter().map(|(n, _)| n).collect();
-        assert_eq!(names, ["CI", "HOME", "PATH", "TERM"]);
+        assert_eq!(names, ["CI", "GIT_TERMINAL_PROMPT", "HOME", "PATH", "SSH_ASKPASS_REQUIRE", "TERM"]);
     }
 
     #[test]
@@ -80,9 +81,11 @@ mod tests {
         let env = env_of(&own, &[("LANG", "C"), ("TRACEPARENT", "00-1")]);
         let expected = [
             ("CI", "1"),
+            ("GIT_TERMINAL_PROMPT", "0"),
             ("LANG", "C"),
             ("LC_ALL", "C"),
             ("PATH", "/p"),
+            ("SSH_ASKPASS_REQUIRE", "never"),
             ("TERM", "dumb"),
             ("TRACEPARENT", "00-1"),
             ("UV_CACHE_DIR", "/c"),

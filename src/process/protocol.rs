@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::command::{ExitOutcome, WhenDaemonDies};
+use super::limits::ResourceLimits;
 
 /// First argument that makes the program a supervisor.
 pub const HELPER_VERB: &str = "__run";
@@ -34,6 +35,7 @@ pub(super) struct Order {
     pub(super) deadline_ms: u64,
     pub(super) grace_ms: u64,
     pub(super) output_bytes_max: u64,
+    pub(super) limits: ResourceLimits,
 }
 
 /// What the supervisor tells: `Started` then `Ended`, or `Failed` alone.
@@ -53,5 +55,6 @@ pub(super) struct Ended {
     pub(super) killed: u32,
     pub(super) survivors: u32,
     pub(super) output_bytes: u64,
+    pub(super) left_out: u64,
     pub(super) cpu_ms: u64,
 }

@@ -129,6 +129,7 @@ fn order_of(spec: &CommandSpec) -> Order {
         deadline_ms: ms(spec.deadline),
         grace_ms: ms(spec.grace),
         output_bytes_max: spec.output_bytes_max,
+        limits: spec.limits,
     }
 }
 
@@ -146,6 +147,7 @@ fn never_started() -> Exit {
         killed: 0,
         survivors: 0,
         output_bytes: 0,
+        left_out: 0,
         cpu: Duration::ZERO,
     }
 }
@@ -233,6 +235,7 @@ impl Leash {
             killed: ended.killed,
             survivors: ended.survivors,
             output_bytes: ended.output_bytes,
+            left_out: ended.left_out,
             cpu: Duration::from_millis(ended.cpu_ms),
         })
     }

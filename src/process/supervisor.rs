@@ -1,7 +1,8 @@
 //! The supervisor: entry of `slugline __run`, which runs one command and outlives everything of it.
 //!
-//! One thread, one loop: reap, look at exit, deadline, output and control socket, wait. Whatever ends the command, the
-//! loop goes over into `ending`, and the process exits (and with it goes the lock) when nothing is left.
+//! One loop: reap, look at exit, limits, deadline and control socket, wait; beside it a thread that reads what is printed.
+//! Whatever ends the command, the loop goes over into `ending`, and the process exits (and with it goes the lock) when
+//! nothing is left.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -10,7 +11,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -18,12 +19,14 @@ use rustix::process::Pid;
 
 use super::command::{ExitOutcome, WhenDaemonDies};
 use super::ending::{Kin, end_tree, linger};
+use super::limits::Census;
+use super::output::Output;
 use super::protocol::{
     CANCEL_LINE, Ended, HELPER_VARIABLE, MARK_VARIABLE, Order, POLICY_FINISH, POLICY_VARIABLE, Report,
 };
 use super::table;
 
-/// Longest time between two looks at the output's size. At 1 GB/s of output the log overshoots by some 50 MB.
+/// Longest time between two looks at what the command uses.
 const TICK: Duration = Duration::from_millis(50);
 
 /// Where there is no handle to wait on, an exit is noticed by looking this often.
@@ -83,16 +86,11 @@ impl Doors {
             let _ = self.control.write_all(&line);
         }
     }
-
-    fn log_bytes(&self) -> u64 {
-        self.log.metadata().map_or(0, |log| log.len())
-    }
 }
 
 fn supervise(order: &Order, cwd: PathBuf, argv: &[OsString], mut doors: Doors) -> ExitCode {
-    let log_start = doors.log_bytes();
-    let pid = match detach(order).and_then(|()| start(order, cwd, argv, &doors.log)) {
-        Ok(pid) => pid,
+    let (pid, output) = match detach(order).and_then(|()| start(order, cwd, argv, &doors.log)) {
+        Ok(started) => started,
         Err(error) => {
             doors.tell(&Report::Failed { reason: error.to_string() });
             return ExitCode::FAILURE;
@@ -100,15 +98,17 @@ fn supervise(order: &Order, cwd: PathBuf, argv: &[OsString], mut doors: Doors) -
     };
     let began = Instant::now();
     doors.tell(&Report::Started { pid: pid.as_raw_pid().unsigned_abs() });
-    let mut watch = Watch { order, began, log_start, kin: Kin::of(pid), open: true };
+    let mut watch = Watch { order, began, output, kin: Kin::of(pid), open: true };
     let outcome = watch.until_over(&mut doors);
     let toll = end_tree(&mut watch.kin, outcome, Duration::from_millis(order.grace_ms));
+    let printed = watch.output.finish();
     doors.tell(&Report::Ended(Ended {
         outcome,
         duration_us: u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX),
         killed: toll.killed,
         survivors: toll.survivors,
-        output_bytes: doors.log_bytes().saturating_sub(log_start),
+        output_bytes: printed.bytes,
+        left_out: printed.left_out,
         cpu_ms: u64::try_from(table::cpu_of_reaped_children().as_millis()).unwrap_or(u64::MAX),
     }));
     if toll.survivors > 0 {
@@ -118,14 +118,11 @@ fn supervise(order: &Order, cwd: PathBuf, argv: &[OsString], mut doors: Doors) -
     ExitCode::SUCCESS
 }
 
-/// How far commands of a repository stand back: a build on every core leaves the daemon's answers quick.
-const NICENESS: i32 = 10;
-
 /// Own session (no terminal, none of the daemon's signals) and, on Linux, parent of every orphan below.
 fn detach(order: &Order) -> io::Result<()> {
     // Commands of a repository stand back behind the daemon and people; git, which others wait for, does not.
     if order.when_daemon_dies == WhenDaemonDies::Kill {
-        let _ = rustix::process::nice(NICENESS);
+        let _ = rustix::process::nice(order.limits.niceness);
     }
     // Fails only for a process group leader, which is detached enough.
     let _ = rustix::process::setsid();
@@ -134,7 +131,7 @@ fn detach(order: &Order) -> io::Result<()> {
     Ok(())
 }
 
-fn start(order: &Order, cwd: PathBuf, argv: &[OsString], log: &File) -> io::Result<Pid> {
+fn start(order: &Order, cwd: PathBuf, argv: &[OsString], log: &File) -> io::Result<(Pid, Output)> {
     if !cwd.is_dir() {
         return Err(io::Error::other(format!("its directory {} is not there", cwd.display())));
     }
@@ -146,19 +143,21 @@ fn start(order: &Order, cwd: PathBuf, argv: &[OsString], log: &File) -> io::Resu
         WhenDaemonDies::Finish => command.env(POLICY_VARIABLE, POLICY_FINISH),
         WhenDaemonDies::Kill => command.env_remove(POLICY_VARIABLE),
     };
-    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log.try_clone()?);
-    let child = command.spawn()?;
+    let (output, [stdout, stderr]) = Output::open(order, log)?;
+    command.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
+    let pid = |child: &Child| i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    let pid = |child: &Child| pid(child).expect("the system gives process ids from 1 to i32::MAX");
+    let child = order.limits.start(|| command.spawn(), pid)?;
     // Keeps no file system busy while the command runs; failing to is no reason not to run.
     let _ = std::env::set_current_dir("/");
-    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-    Ok(pid.expect("the system gives process ids from 1 to i32::MAX"))
+    Ok((pid(&child), output))
 }
 
 /// The running command and what is watched about it.
 struct Watch<'a> {
     order: &'a Order,
     began: Instant,
-    log_start: u64,
+    output: Output,
     kin: Kin,
     /// The control socket has not ended yet.
     open: bool,
@@ -169,15 +168,18 @@ impl Watch<'_> {
     fn until_over(&mut self, doors: &mut Doors) -> ExitOutcome {
         let handle = exit_handle(self.kin.command());
         let deadline = Duration::from_millis(self.order.deadline_ms);
+        let mut census = Census::new(&self.order.limits);
         let mut called_off = false;
         loop {
             self.kin.reap();
-            if doors.log_bytes().saturating_sub(self.log_start) > self.order.output_bytes_max {
+            if self.output.is_beyond(self.order.output_bytes_max) {
                 return ExitOutcome::OutputLimit;
             } else if let Some(outcome) = self.kin.exit() {
                 return outcome;
             } else if called_off {
                 return ExitOutcome::Cancelled;
+            } else if let Some(limit) = census.exceeded(Kin::living) {
+                return limit;
             }
             let left = deadline.saturating_sub(self.began.elapsed());
             if left.is_zero() {

@@ -36,7 +36,7 @@ impl Process {
     }
 
     /// Reads one process; `None` when it is gone.
-    fn read(pid: i32) -> Option<Self> {
+    pub(super) fn read(pid: i32) -> Option<Self> {
         parse_stat(pid, &String::from_utf8_lossy(&fs::read(format!("/proc/{pid}/stat")).ok()?))
     }
 
@@ -161,5 +161,59 @@ mod tests {
         let own = Process::read(rustix::process::getpid().as_raw_pid()).expect("reads itself");
         let predecessor = Process { start: own.start.wrapping_sub(1), ..own };
         assert!(!predecessor.signal(Signal::KILL), "this test would not come back from a wrong signal");
+    }
+
+    /// Where there are four hundred process ids, one that is free again is soon somebody else's. This test starts itself
+    /// there; on a kernel that has one number for all (before 6.14), or without namespaces, it says so and shows nothing.
+    #[test]
+    fn an_id_that_was_given_again_reaches_nobody() {
+        use std::process::{Command, Stdio};
+        const ASKED: &str = "PLAY_FEW_IDS";
+        const HERE: &str = "process::table::tests::an_id_that_was_given_again_reaches_nobody";
+        if std::env::var_os(ASKED).is_none() {
+            let few = "echo 400 > /proc/sys/kernel/pid_max && exec setsid \"$0\" --exact \"$1\" --nocapture";
+            let mut command = Command::new("unshare");
+            command.args(["--user", "--map-root-user", "--pid", "--fork", "--mount-proc", "sh", "-c", few]);
+            command.arg(std::env::current_exe().expect("has a name")).arg(HERE).env(ASKED, "1").stdin(Stdio::null());
+            let played = command.output();
+            let began = |text: &[u8]| String::from_utf8_lossy(text).contains("running 1 test");
+            match &played {
+                Ok(played) if began(&played.stdout) => assert!(played.status.success(), "{played:?}"),
+                _ => println!("not shown: process ids cannot be made few for a part of this machine ({played:?})"),
+            }
+            return;
+        }
+        let ids = fs::read_to_string("/proc/sys/kernel/pid_max").expect("reads");
+        assert_eq!(ids.trim(), "400");
+        let sleeper = || Command::new("sleep").arg("60").stdin(Stdio::null()).spawn().expect("starts");
+        let pid = |child: &std::process::Child| i32::try_from(child.id()).expect("small");
+        let end = |mut child: std::process::Child| child.kill().and_then(|()| child.wait()).expect("ends");
+        // Ids below three hundred are given only once.
+        let again = |child: std::process::Child| {
+            if pid(&child) > 300 {
+                Some(child)
+            } else {
+                end(child);
+                None
+            }
+        };
+        let first = (0..400).find_map(|_| again(sleeper())).expect("ids go up");
+        let seen = Process::read(pid(&first)).expect("is there");
+        end(first);
+        let mut heir = (0..10_000)
+            .find_map(|_| {
+                let child = sleeper();
+                // A start is told in hundredths of a second.
+                if pid(&child) == seen.pid && Process::read(seen.pid).is_some_and(|now| now.start != seen.start) {
+                    return Some(child);
+                }
+                end(child);
+                None
+            })
+            .expect("the id comes again");
+        assert!(!seen.signal(Signal::KILL), "somebody else was signalled");
+        kill_groups(&[Process { group: seen.pid, ..seen }]);
+        assert!(heir.try_wait().expect("can be asked").is_none(), "somebody else was killed");
+        end(heir);
     }
 }

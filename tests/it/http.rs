@@ -792,7 +792,7 @@ async fn a_shutdown_answers_who_waits_and_closes_who_idles() {
         ),
     );
     let house = site.start_with(&[&repo], &[("http.drain_ms", "30000")], Faults::default()).await;
-    let (address, handle) = (house.address, house.handle.clone());
+    let (address, handle, token) = (house.address, house.handle.clone(), house.token.clone());
     let mut idle = TcpStream::connect(address).await.expect("connects");
     idle.write_all(format!("GET /livez HTTP/1.1\r\nHost: {address}\r\n\r\n").as_bytes()).await.expect("sends");
     let mut first = [0; 9];
@@ -804,9 +804,11 @@ async fn a_shutdown_answers_who_waits_and_closes_who_idles() {
     until("prepare to begin", || async { site.path("begun").exists().then_some(()) }).await;
     let stopping = tokio::spawn(house.stop());
     until("the daemon to drain", || async { (!handle.readiness().ok).then_some(()) }).await;
-    // The idle one is closed while the call still waits, and nobody new is let in.
-    assert!(rest(&mut idle).await.ends_with("ok\n"));
-    until("the listener to close", || async { TcpStream::connect(address).await.is_err().then_some(()) }).await;
+    // Whoever asks is told that it is not ready for as long as somebody waits.
+    let asks = Client::tcp(address, Some(token));
+    problem(&asks.get("/readyz").await.expect("is answered"), 503, "draining");
+    let more = asks.post("/todos/work", &json!({ "lane": "builder", "slug": "fix" })).await.expect("is answered");
+    problem(&more, 503, "draining");
     assert!(!call.is_finished(), "the call did not wait for its run");
     write(&site.path("go"), "");
     let reply = call.await.expect("no panic").expect("is answered");
@@ -816,6 +818,8 @@ async fn a_shutdown_answers_who_waits_and_closes_who_idles() {
         "{}",
         reply.text()
     );
+    assert!(rest(&mut idle).await.ends_with("ok\n"), "who idles is closed");
+    until("the listener to close", || async { TcpStream::connect(address).await.is_err().then_some(()) }).await;
     assert_eq!(stopping.await.expect("no panic"), End::Asked);
     assert!(!site.path("data/address").exists(), "the address of a daemon that is gone stays behind");
 }

@@ -86,7 +86,7 @@ async fn record(
         passed,
         exit_code: match exit.outcome {
             ExitOutcome::Code(code) => Some(code),
-            ExitOutcome::Signal(_) | ExitOutcome::TimedOut | ExitOutcome::Cancelled | ExitOutcome::OutputLimit => None,
+            _ => None,
         },
         duration_ms: ms(exit.duration),
         commit: head.clone(),
