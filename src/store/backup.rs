@@ -81,7 +81,7 @@ pub fn copy_to(ledger: &Path, part: &Path) -> Result<Backup, StoreError> {
     // Made empty first, so that nobody else could ever read it.
     OpenOptions::new().create_new(true).write(true).mode(0o600).open(part)?;
     {
-        let db = schema::connect(ledger, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        let db = schema::connect_to_look(ledger)?;
         db.execute("VACUUM INTO ?1", [part.to_string_lossy()])?;
     }
     let db = schema::connect(part, OpenFlags::SQLITE_OPEN_READ_ONLY)?;

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::path::Path;
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension};
+use rusqlite::{Connection, OptionalExtension};
 
 use super::error::{StoreError, Unusable};
 use super::mark::{self, Position};
@@ -45,8 +45,7 @@ pub fn check(path: &Path) -> Result<Whole, StoreError> {
     // Read before, so that what is acknowledged meanwhile is no fault.
     let acknowledged = mark::read(path);
     let bytes = schema::size_of(path)?;
-    let db =
-        schema::connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(|error| Unusable::or_closed(path, &error))?;
+    let db = schema::connect_to_look(path).map_err(|error| Unusable::or_closed(path, &error))?;
     let found = schema::examine(path, &db, Depth::Whole)?;
     schema::goes_as_far(path, acknowledged, found.end)?;
     Ok(Whole { format: found.format, end: found.end, bytes, acknowledged })

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use rusqlite::ErrorCode;
+use rusqlite::ffi::SQLITE_IOERR_SHORT_READ;
 
 use super::backup;
 use crate::metrics::store::{self as metric, StoreFault, StoreOp};
@@ -82,6 +83,8 @@ impl Unusable {
             CannotOpen, DatabaseBusy, DatabaseLocked, DiskFull, FileLockingProtocolFailed, OperationInterrupted,
             OutOfMemory, PermissionDenied, ReadOnly, SystemIoFailure,
         };
+        // A file that ends in the middle of a page.
+        let is_cut = error.sqlite_error().is_some_and(|code| code.extended_code == SQLITE_IOERR_SHORT_READ);
         match error.sqlite_error_code() {
             Some(
                 CannotOpen
@@ -94,7 +97,7 @@ impl Unusable {
                 | PermissionDenied
                 | ReadOnly
                 | SystemIoFailure,
-            ) => StoreError::Open { path: path.to_owned(), reason: error.to_string() },
+            ) if !is_cut => StoreError::Open { path: path.to_owned(), reason: error.to_string() },
             _ => Self::damaged(path, format!("is damaged ({error})")),
         }
     }

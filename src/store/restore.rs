@@ -108,7 +108,7 @@ fn prepare(ledger: &Path, backup: &Path, part: &Path, at: Timestamp) -> Result<(
 /// How far the ledger is known to have gone, and the highest token known to have been given, from whatever can still be read.
 fn known_of(ledger: &Path) -> (Option<Position>, i64) {
     let read = || -> Result<(Position, i64), rusqlite::Error> {
-        let db = schema::connect(ledger, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        let db = schema::connect_to_look(ledger)?;
         Ok((check::end(&db)?, highest_token(&db).unwrap_or(0)))
     };
     let there = ledger.exists().then(read).and_then(Result::ok);

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::path::Path;
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::check::{self, Depth};
 use super::error::{StoreError, Unusable};
@@ -323,6 +323,16 @@ pub fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, rusqlite::Er
     db.busy_timeout(BUSY_LIMIT)?;
     sums::teach(&db)?;
     Ok(db)
+}
+
+/// A connection that changes nothing, unless the last one left something half done: then that is undone first.
+pub fn connect_to_look(path: &Path) -> Result<Connection, rusqlite::Error> {
+    let db = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    let looked = db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0));
+    match looked.as_ref().map_err(rusqlite::Error::sqlite_error_code) {
+        Err(Some(ErrorCode::ReadOnly)) => connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE),
+        _ => Ok(db),
+    }
 }
 
 /// Every missing step, each in a transaction of its own together with its number.

@@ -4,6 +4,7 @@ mod bad_input;
 mod claims;
 mod console;
 mod crash;
+mod disk;
 mod ear;
 mod events;
 mod flight;
@@ -24,6 +25,7 @@ mod promises;
 #[path = "../scale/mod.rs"]
 mod scale;
 mod sessions;
+mod storage;
 mod stress;
 mod supervision;
 mod sync;
