@@ -189,6 +189,8 @@ pub struct RetentionConfig {
     pub logs_keep_ms: u64,
     /// And up to so many bytes in all.
     pub logs_bytes_max: u64,
+    /// Backups of the ledger that are kept.
+    pub backups_keep: usize,
 }
 
 /// `[runs]`.
@@ -456,7 +458,11 @@ fn read(top: &mut Section, env: &BTreeMap<String, String>, home: &Path, repos: &
     );
     let retention = number(
         "retention",
-        &[("logs_keep_ms", 1_000..=3_650 * DAY_MS, 30 * DAY_MS), ("logs_bytes_max", 0..=u64::MAX / 2, 4 << 30)],
+        &[
+            ("logs_keep_ms", 1_000..=3_650 * DAY_MS, 30 * DAY_MS),
+            ("logs_bytes_max", 0..=u64::MAX / 2, 4 << 30),
+            ("backups_keep", 1..=1_000, 7),
+        ],
     );
     let runs = number(
         "runs",
@@ -538,7 +544,11 @@ fn read(top: &mut Section, env: &BTreeMap<String, String>, home: &Path, repos: &
             disk_free_min_bytes: readiness[8],
         },
         jobs,
-        retention: RetentionConfig { logs_keep_ms: retention[0], logs_bytes_max: retention[1] },
+        retention: RetentionConfig {
+            logs_keep_ms: retention[0],
+            logs_bytes_max: retention[1],
+            backups_keep: whole(retention[2]),
+        },
         runs: Runs { max_parallel_commands: whole(runs[0]), git_timeout_ms: runs[1] },
         limits: CommandLimits {
             memory_bytes: limits_of_commands[0],
@@ -591,6 +601,7 @@ const JOBS: [(JobName, &str, &str); JobName::ALL.len()] = [
     (JobName::LogRetention, "log_retention_every_ms", "log_retention_budget_ms"),
     (JobName::DumpRetention, "dump_retention_every_ms", "dump_retention_budget_ms"),
     (JobName::LedgerUpkeep, "ledger_upkeep_every_ms", "ledger_upkeep_budget_ms"),
+    (JobName::Backup, "backup_every_ms", "backup_budget_ms"),
     (JobName::SessionLiveness, "session_liveness_every_ms", "session_liveness_budget_ms"),
     (JobName::Readiness, "readiness_every_ms", "readiness_budget_ms"),
     (JobName::SelfHeal, "self_heal_every_ms", "self_heal_budget_ms"),

@@ -17,6 +17,9 @@ fn main() -> ExitCode {
         Ok(Cli { command: Command::Health(health) }) => runtime::health(&health),
         Ok(Cli { command: Command::Doctor(doctor) }) => runtime::doctor(&doctor),
         Ok(Cli { command: Command::Console(console) }) => runtime::console(&console),
+        Ok(Cli { command: Command::Backup(backup) }) => runtime::backup(&backup),
+        Ok(Cli { command: Command::Restore(restore) }) => runtime::restore(&restore),
+        Ok(Cli { command: Command::Check(check) }) => runtime::check(&check),
         Ok(Cli { command: Command::Demo(demo) }) => runtime::demo(&demo),
         Err(message) => {
             let _ = message.print();

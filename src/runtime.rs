@@ -26,7 +26,7 @@ use crate::actors::health::sampler::Sampler;
 use crate::actors::health::turning::Workers;
 use crate::actors::ledger::Ledger;
 use crate::actors::{self, Args, Handle, Registered, Settings, inputs};
-use crate::cli::args::{Console, Demo, Doctor, Health, Serve};
+use crate::cli::args::{Backup, Check, Console, Demo, Doctor, Health, Restore, Running, Serve};
 use crate::cli::client::Client;
 use crate::cli::{console, demo, doctor, health};
 use crate::config::{AuthMode, Config, Flags, JobConfig, Log, LogFormat, RepositoryConfig, Traces};
@@ -44,11 +44,13 @@ use crate::model::lane::BreakerTerms;
 use crate::model::readiness::{ReadinessTerms, Verdict};
 use crate::model::session::LivenessTerms;
 use crate::process::{self, ResourceLimits, Runner};
-use crate::store::Store;
+use crate::store::{self, Store, StoreError};
 use crate::telemetry;
 
 /// Exit code for wrong usage or configuration (BSD's EX_USAGE).
 pub const EXIT_USAGE: u8 = 64;
+/// Exit code for a ledger that nothing can go on with until somebody does something about it (BSD's EX_DATAERR).
+pub const EXIT_DATA: u8 = 65;
 /// Exit code after a meltdown (BSD's EX_SOFTWARE).
 pub const EXIT_MELTDOWN: u8 = 70;
 
@@ -115,7 +117,7 @@ impl Daemon {
         metrics::install();
         let data_dir = config.data_dir.clone();
         private_dir(&data_dir).with_context(|| format!("data directory {}", data_dir.display()))?;
-        let ledger_path = data_dir.join("ledger.db");
+        let ledger_path = ledger_of(&data_dir);
         let store = open_store(&ledger_path, &doors.clock).await?;
         let tip = store.last_seq().await?;
         // Aside: a start waits for nothing that only the first failure needs.
@@ -144,7 +146,11 @@ impl Daemon {
         let server = Server::bind_with(config.listen, config.socket.as_deref(), routes, access, limits, on).await?;
         let address = server.address();
         let address_file = data_dir.join("address");
-        write_whole(&address_file, &format!("{address}\n"))?;
+        if let Err(error) = write_whole(&address_file, &format!("{address}\n")) {
+            // No address rather than that of a daemon before; who knows the port, or the socket, finds it all the same.
+            let _ = std::fs::remove_file(&address_file);
+            tracing::warn!(%address, error = %format!("{error:#}"), "where the daemon listens cannot be noted");
+        }
         let drain_grace = Duration::from_millis(config.http.drain_ms);
         Ok(Self { handle, address, token_path, server, melted, drain_grace, address_file, sampler })
     }
@@ -186,6 +192,10 @@ fn tell_systemd(state: &[NotifyState<'_>]) {
 
 async fn wait_true(mut flag: watch::Receiver<bool>) {
     let _ = flag.wait_for(|&set| set).await;
+}
+
+fn ledger_of(data_dir: &Path) -> PathBuf {
+    data_dir.join("ledger.db")
 }
 
 /// The ledger, with the operations of an earlier daemon closed as interrupted.
@@ -275,6 +285,7 @@ fn settings(config: &Config) -> Settings {
         retention: Retention {
             keep: Duration::from_millis(config.retention.logs_keep_ms),
             bytes_max: config.retention.logs_bytes_max,
+            backups_keep: config.retention.backups_keep,
         },
         health: health_terms(config),
     }
@@ -372,7 +383,8 @@ fn read_or_make_token(path: &Path) -> anyhow::Result<String> {
     }
     let random = random::<TOKEN_BYTES>().context("the system gives no random numbers")?;
     let token = inputs::hex(&random);
-    write_whole(path, &format!("{token}\n"))?;
+    exclusion::write_to_stay(path, format!("{token}\n").as_bytes())
+        .with_context(|| format!("writing {}", path.display()))?;
     Ok(token)
 }
 
@@ -470,6 +482,42 @@ pub fn console(args: &Console) -> ExitCode {
         runtime.block_on(console::show(&client, args.print, &mut io::stdout()))
     });
     finish(shown.map(|()| End::Asked))
+}
+
+/// `slugline check`.
+#[must_use]
+pub fn check(args: &Check) -> ExitCode {
+    on_ledger(&args.ledger, |ledger| {
+        let path = args.file.as_deref().unwrap_or(ledger);
+        writeln!(io::stdout(), "{} is whole: {}", path.display(), store::check(path)?).map_err(Into::into)
+    })
+}
+
+/// `slugline backup`.
+#[must_use]
+pub fn backup(args: &Backup) -> ExitCode {
+    on_ledger(&args.ledger, |ledger| {
+        let made = store::back_up(ledger, args.file.as_deref(), Clock::system().now())?;
+        writeln!(io::stdout(), "{} goes to entry {}, {} bytes", made.path.display(), made.last_seq, made.bytes)
+            .map_err(Into::into)
+    })
+}
+
+/// `slugline restore`.
+#[must_use]
+pub fn restore(args: &Restore) -> ExitCode {
+    on_ledger(&args.ledger, |ledger| {
+        let restored = store::restore(ledger, &args.file, Clock::system().now())?;
+        writeln!(io::stdout(), "{} is the ledger now. {restored}", args.file.display()).map_err(Into::into)
+    })
+}
+
+/// Does something with the ledger of a data directory without a daemon.
+fn on_ledger(which: &Running, work: impl FnOnce(&Path) -> anyhow::Result<()>) -> ExitCode {
+    match which.data_dir() {
+        Ok(data_dir) => finish(work(&ledger_of(&data_dir)).map(|()| End::Asked)),
+        Err(faults) => wrong_usage(&faults),
+    }
 }
 
 /// `slugline demo`.
@@ -576,7 +624,10 @@ fn finish(end: anyhow::Result<End>) -> ExitCode {
         }
         Err(error) => {
             eprintln!("slugline: {error:#}");
-            ExitCode::FAILURE
+            match error.downcast_ref::<StoreError>() {
+                Some(StoreError::Unusable(_)) => ExitCode::from(EXIT_DATA),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }

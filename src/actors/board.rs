@@ -136,7 +136,7 @@ impl Board {
                     let additions = Arc::make_mut(inner.additions.entry(todo.repo).or_default());
                     additions.after.insert(todo.slug, after);
                 }
-                Change::Failed(_) | Change::Parked { .. } | Change::Awake(_) => {}
+                Change::Failed(_) | Change::Parked { .. } | Change::Awake(_) | Change::TokensAbove(_) => {}
             }
         }
     }

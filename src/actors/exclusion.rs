@@ -97,6 +97,12 @@ pub fn write_whole(path: &Path, content: &[u8]) -> io::Result<()> {
     fs::rename(&part, path)
 }
 
+/// The same, also of its name: what is given out has to be there after a loss of power.
+pub fn write_to_stay(path: &Path, content: &[u8]) -> io::Result<()> {
+    write_whole(path, content)?;
+    path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
+}
+
 /// Makes a directory and its parents for this user alone.
 pub fn private_dir(dir: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir)

@@ -13,7 +13,7 @@ use crate::config::{Config, Flags};
     name = "slugline",
     version,
     about = "Hands out work to AI coding agents: ask over HTTP, get a git worktree that exists, is prepared, in sync and judged.",
-    after_help = "Try it:\n  slugline demo\n\nServe a repository:\n  slugline serve --repo /path/to/repo\n\nLook at it in a browser:\n  slugline console\n\nExit codes: 0 ended as asked, 1 failed, 64 wrong usage or configuration, 70 an actor the daemon cannot do without was given up."
+    after_help = "Try it:\n  slugline demo\n\nServe a repository:\n  slugline serve --repo /path/to/repo\n\nLook at it in a browser:\n  slugline console\n\nExit codes: 0 ended as asked, 1 failed, 64 wrong usage or configuration, 65 the ledger is damaged or of a newer version, 70 an actor the daemon cannot do without was given up."
 )]
 pub struct Cli {
     /// What to do.
@@ -44,6 +44,21 @@ pub enum Command {
         after_help = "The link it prints signs in whoever opens it first, within two minutes. When the daemon runs on another machine:\n  ssh -L 7584:127.0.0.1:7584 HOST\n  slugline console --print\nand open the link where you are."
     )]
     Console(Console),
+    /// Copy the ledger, also while a daemon writes to it.
+    #[command(
+        after_help = "The copy appears when all of it is on disk and was found to be whole; it never replaces a file. A daemon makes one every day by itself ([jobs] backup_every_ms) and keeps seven ([retention] backups_keep).\n\n  slugline backup                          # into DATA_DIR/backups\n  slugline backup /elsewhere/slugline.db\n\nExit codes: 0 made, 1 failed, 64 wrong usage or configuration, 65 the ledger is damaged."
+    )]
+    Backup(Backup),
+    /// Put a backup in the place of the ledger; no daemon may run.
+    #[command(
+        after_help = "What came after the backup is lost, and it is said how much that is. Claims of the backup are ended and tokens go on above any that was ever given, so that nobody who worked since is mistaken for a holder. Worktrees are not touched. The ledger that is replaced stays beside the new one, as replaced-....db; nothing is deleted.\n\nThe newest backup:\n  ls -v ~/.local/state/slugline/backups | tail -1\n\nGo on with a ledger that lost its end:\n  slugline restore ~/.local/state/slugline/ledger.db\n\nStart with an empty one: move ledger.db*, ledger.mark and backups out of the data directory.\n\nExit codes: 0 restored, 1 failed (a daemon runs, the disk is full), 64 wrong usage or configuration, 65 the backup is damaged; unless it is 0, nothing was changed."
+    )]
+    Restore(Restore),
+    /// Look whether the ledger, or a backup, is what was written.
+    #[command(
+        after_help = "Every page, every index and the sum of every row, and that it goes as far as was acknowledged. Changes nothing; a daemon may run.\n\n  slugline check\n  slugline check ~/.local/state/slugline/backups/ledger-1234-20260101T000000000Z.db\n\nExit codes: 0 whole, 1 it cannot be read, 64 wrong usage or configuration, 65 damaged, not a ledger or of a newer version."
+    )]
+    Check(Check),
     /// Make a sample repository, serve it, ask for work twice and show both answers.
     Demo(Demo),
 }
@@ -110,6 +125,36 @@ pub struct Console {
     /// Print the link and open nothing.
     #[arg(long)]
     pub print: bool,
+}
+
+/// `slugline backup`.
+#[derive(Debug, Args)]
+pub struct Backup {
+    /// Whose ledger.
+    #[command(flatten)]
+    pub ledger: Running,
+    /// The copy; a name of its own in the data directory's `backups` when not given.
+    pub file: Option<PathBuf>,
+}
+
+/// `slugline restore`.
+#[derive(Debug, Args)]
+pub struct Restore {
+    /// Whose ledger.
+    #[command(flatten)]
+    pub ledger: Running,
+    /// The backup.
+    pub file: PathBuf,
+}
+
+/// `slugline check`.
+#[derive(Debug, Args)]
+pub struct Check {
+    /// Whose ledger.
+    #[command(flatten)]
+    pub ledger: Running,
+    /// A backup to look at instead.
+    pub file: Option<PathBuf>,
 }
 
 impl Running {

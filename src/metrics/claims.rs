@@ -229,7 +229,11 @@ pub fn observe(changes: &[Change]) {
             }
             Change::Failed(failure) => HELD.failures[failure.source as usize].increment(1),
             Change::Parked { .. } => HELD.parked.increment(1),
-            Change::Lane { event: None, .. } | Change::Filed { .. } | Change::AfterSet { .. } | Change::Awake(_) => {}
+            Change::Lane { event: None, .. }
+            | Change::Filed { .. }
+            | Change::AfterSet { .. }
+            | Change::Awake(_)
+            | Change::TokensAbove(_) => {}
         }
     }
 }

@@ -105,6 +105,8 @@ pub enum Change {
     },
     /// How long the daemon has been awake.
     Awake(Awake),
+    /// Every token from now on is above this one: a backup was put in the ledger's place.
+    TokensAbove(u64),
 }
 
 /// What a request for a claim leads to.
@@ -208,6 +210,7 @@ pub struct Desk {
     /// The claims by holder.
     holders: HashMap<Asker, BTreeSet<TodoKey>>,
     noted: Awake,
+    tokens_above: u64,
     changes: Vec<Change>,
 }
 
@@ -225,6 +228,7 @@ impl Desk {
             waits: BTreeSet::new(),
             holders: HashMap::new(),
             noted: Awake::default(),
+            tokens_above: 0,
             changes: Vec::new(),
         }
     }
@@ -252,6 +256,7 @@ impl Desk {
                 self.additions.entry(todo.repo).or_default().after.insert(todo.slug, after);
             }
             Change::Awake(awake) => self.noted = awake,
+            Change::TokensAbove(token) => self.tokens_above = token,
             Change::Parked { .. } => {}
         }
     }
@@ -381,7 +386,10 @@ impl Desk {
     fn grant(&mut self, todo: &TodoKey, asker: &Asker, now: &Moment) -> Claimed {
         // A lease that ran out is ended before the next one begins, also when a sweep has not come to it yet.
         self.expire(todo, now);
-        let before = self.todo(todo);
+        let mut before = self.todo(todo);
+        if before.token < self.tokens_above {
+            Arc::make_mut(&mut before).token = self.tokens_above;
+        }
         let generation = self.lane(&asker.lane).0.generation;
         let after = match before.grant(todo, asker, generation, now, &self.rules.terms) {
             Grant::Repeat(claim) => return Claimed::Granted { claim, repeated: true },

@@ -21,8 +21,10 @@ pub enum JobName {
     LogRetention,
     /// Hang dumps are let go beyond their bound.
     DumpRetention,
-    /// The ledger is tidied and checked.
+    /// The ledger is tidied.
     LedgerUpkeep,
+    /// A copy of the ledger is made and looked at.
+    Backup,
     /// Sessions are called what their silence makes of them.
     SessionLiveness,
     /// Readiness is evaluated.
@@ -36,7 +38,7 @@ const MINUTE: u64 = 60 * SECOND;
 
 impl JobName {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Fetch,
         Self::LeaseSweep,
         Self::WorktreePrune,
@@ -44,6 +46,7 @@ impl JobName {
         Self::LogRetention,
         Self::DumpRetention,
         Self::LedgerUpkeep,
+        Self::Backup,
         Self::SessionLiveness,
         Self::Readiness,
         Self::SelfHeal,
@@ -60,6 +63,7 @@ impl JobName {
             Self::LogRetention => "log_retention",
             Self::DumpRetention => "dump_retention",
             Self::LedgerUpkeep => "ledger_upkeep",
+            Self::Backup => "backup",
             Self::SessionLiveness => "session_liveness",
             Self::Readiness => "readiness",
             Self::SelfHeal => "self_heal",
@@ -82,6 +86,7 @@ impl JobName {
             Self::Fetch => MINUTE,
             Self::LedgerUpkeep => 10 * MINUTE,
             Self::WorktreePrune | Self::RootEviction | Self::LogRetention | Self::DumpRetention => 60 * MINUTE,
+            Self::Backup => 24 * 60 * MINUTE,
         }
     }
 
@@ -93,7 +98,7 @@ impl JobName {
             Self::Readiness | Self::SessionLiveness | Self::LeaseSweep | Self::SelfHeal => 10 * SECOND,
             Self::LedgerUpkeep | Self::RootEviction | Self::DumpRetention => MINUTE,
             Self::Fetch => 2 * MINUTE,
-            Self::WorktreePrune | Self::LogRetention => 5 * MINUTE,
+            Self::WorktreePrune | Self::LogRetention | Self::Backup => 5 * MINUTE,
         }
     }
 }
@@ -236,10 +241,11 @@ impl JobRecord {
         news
     }
 
-    /// In how many milliseconds it is due, when it runs every `period_ms`. A record from the future is not believed.
+    /// In how many milliseconds it is due, when it runs every `period_ms`. What has never run waits for a thousandth of its
+    /// period, so that a start has the disk for itself. A record from the future is not believed.
     #[must_use]
     pub fn due_in_ms(&self, period_ms: u64, now: Timestamp) -> u64 {
-        let Some(started) = self.started_at else { return 0 };
+        let Some(started) = self.started_at else { return period_ms / 1_000 };
         match u64::try_from(now.as_ms().saturating_sub(started.as_ms())) {
             Ok(since) => period_ms.saturating_sub(since),
             Err(_) => 0,
@@ -284,7 +290,7 @@ mod tests {
     #[test]
     fn a_job_is_due_a_period_after_it_began_and_at_once_when_its_record_cannot_be_believed() {
         let mut record = JobRecord::new(JobName::LogRetention);
-        assert_eq!(record.due_in_ms(1_000, Timestamp::from_ms(5_000)), 0);
+        assert_eq!(record.due_in_ms(1_000, Timestamp::from_ms(5_000)), 1, "it has never run");
         record.started_at = Some(Timestamp::from_ms(5_000));
         assert_eq!(record.due_in_ms(1_000, Timestamp::from_ms(5_400)), 600);
         assert_eq!(record.due_in_ms(1_000, Timestamp::from_ms(9_000)), 0);

@@ -1,14 +1,19 @@
 //! The durable ledger: an append-only event log in SQLite and the views derived from it in the same transaction.
 //!
 //! May know `model` and `metrics`. SQL stops at this door. Reading order: `write` (what can be written), `writer` (the
-//! one thread that writes, many waiting batches per commit), `read` (views), `schema` (tables and migrations),
-//! `error`.
+//! one thread that writes, many waiting batches per commit), `read` (views), `schema` (tables and migrations), `sums` and
+//! `check` (whether it is what was written), `mark` (how far it was acknowledged), `backup` and `restore`, `error`.
 //!
 //! Durability: WAL with `synchronous=FULL`; when a commit was answered, it is on disk.
 
+mod backup;
+mod check;
 mod error;
+mod mark;
 mod read;
+mod restore;
 mod schema;
+mod sums;
 mod write;
 mod writer;
 
@@ -27,12 +32,17 @@ use rusqlite::Connection;
 use rustix::fs::{FlockOperation, flock};
 use tokio::sync::Semaphore;
 
-pub use error::{StoreError, observe};
+pub use backup::{Backup, back_up};
+pub use check::{Whole, check};
+pub use error::{StoreError, Unusable, observe};
+pub use mark::Position;
+pub use restore::{Restored, restore};
 pub use write::{REPLAY_MAX, Write};
 pub use writer::{Chain, StoreStats};
 
 use crate::model::ids::OperationId;
 use crate::model::time::Timestamp;
+use mark::Mark;
 use writer::Writer;
 
 /// Reads that run at once; each holds a thread and a connection.
@@ -63,12 +73,13 @@ struct ReaderPool {
 }
 
 impl Store {
-    /// Opens or makes the ledger at `path`. Refuses a second opener, a file that is not a ledger, a damaged one and
-    /// one of a newer version; never makes a new ledger in the place of one it cannot read. Blocks.
+    /// Opens the ledger at `path`, or makes it where there never was one. Refuses a second opener, a file that is not a
+    /// ledger, a damaged one, one that lost what was acknowledged and one of a newer version; never makes a new ledger in
+    /// the place of one it cannot read. Blocks.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let lock = lock_for(path)?;
-        let connection = schema::open(path)?;
-        let writer = Writer::start(connection, path, lock)?;
+        let (connection, end) = schema::open(path)?;
+        let writer = Writer::start(connection, Mark::of(path, end), path, lock)?;
         let readers =
             ReaderPool { path: path.to_owned(), idle: std::sync::Mutex::default(), permits: Semaphore::new(READERS) };
         let opened = OPENED.fetch_add(1, Ordering::Relaxed);

@@ -107,6 +107,8 @@ impl Store {
                 let mut all = Vec::new();
                 let awake: Option<i64> = db.query_row("SELECT awake FROM clock", [], |row| row.get(0)).optional()?;
                 all.extend(awake.map(|awake| Change::Awake(Awake::from_ms(awake))));
+                let above: i64 = db.query_row("SELECT tokens_above FROM ledger", [], |row| row.get(0))?;
+                all.extend(u64::try_from(above).ok().filter(|above| *above > 0).map(Change::TokensAbove));
                 for (todo, state) in keyed_records::<TodoState>(db, "SELECT repo, slug, record FROM todos")? {
                     all.push(Change::Todo { todo, state: Arc::new(state), events: Vec::new() });
                 }

@@ -1,17 +1,31 @@
 //! Tables, and how older ledgers become newer ones.
 
+use std::borrow::Cow;
+use std::fs::File;
 use std::path::Path;
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-use super::error::StoreError;
+use super::check::{self, Depth};
+use super::error::{StoreError, Unusable};
+use super::mark::{self, Position};
+use super::{backup, sums};
 
 /// "SLUG" in ASCII: tells a ledger from any other SQLite file.
 const APPLICATION_ID: i32 = 0x534c_5547;
 
 /// How long SQLite itself waits for a lock. Only our own readers and a checkpoint can hold one.
 pub const BUSY_LIMIT: Duration = Duration::from_secs(5);
+
+/// The format this program writes.
+pub const FORMAT: i32 = 5;
+/// The first format whose rows have sums.
+const SUMMED_FROM: i32 = 5;
+
+/// Up to this size all of a ledger is looked at before it is opened: some hundred milliseconds. Of a larger one it is what
+/// decisions rest on and the newest of the rest; the daily backup looks at all of it.
+const WHOLE_AT_OPEN_BYTES: u64 = 32 << 20;
 
 /// One step per released version; a step is never changed, only followed by another.
 const MIGRATIONS: [&str; 4] = [
@@ -165,98 +179,182 @@ const MIGRATIONS: [&str; 4] = [
 ",
 ];
 
-/// Opens the file for writing: makes it if it is not there, refuses what is not a whole ledger of a known version.
-pub fn open(path: &Path) -> Result<Connection, StoreError> {
-    let fault = |reason: String| StoreError::Open { path: path.to_owned(), reason };
-    let existed = match std::fs::metadata(path) {
-        Ok(meta) if meta.len() == 0 => {
-            return Err(fault(
-                "it is empty, so its content was lost; restore a backup, or move it away to start with an empty ledger"
-                    .to_owned(),
-            ));
-        }
-        Ok(_) => true,
-        Err(_) => false,
-    };
-    if !existed {
-        make(path).map_err(|error| fault(error.to_string()))?;
+/// The step to a format from the one before.
+fn step(format: i32) -> Cow<'static, str> {
+    let before = usize::try_from(format - 1).unwrap_or(usize::MAX);
+    MIGRATIONS.get(before).map_or_else(|| Cow::Owned(sums::step()), |sql| Cow::Borrowed(*sql))
+}
+
+/// Opens the file for writing: makes it if there never was one, refuses what is not a whole ledger of a known format that
+/// goes as far as was acknowledged. Says how far it goes, too.
+pub fn open(path: &Path) -> Result<(Connection, Position), StoreError> {
+    let fault = |error: rusqlite::Error| Unusable::or_closed(path, &error);
+    if matches!(path.try_exists(), Ok(false)) && sign_of_another(path).is_none() {
+        make(path)?;
     }
-    let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(|error| fault(error.to_string()))?;
-    check(&connection).map_err(fault)?;
-    migrate(&connection).map_err(|error| fault(error.to_string()))?;
-    connection.pragma_update(None, "synchronous", "FULL")?;
-    Ok(connection)
+    let bytes = size_of(path)?;
+    let db = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(fault)?;
+    let depth = if bytes > WHOLE_AT_OPEN_BYTES { Depth::Newest } else { Depth::Whole };
+    let found = examine(path, &db, depth)?;
+    if found.format < FORMAT {
+        backup::before_migration(path, found.format)
+            .map_err(|error| StoreError::Open { path: path.to_owned(), reason: error.to_string() })?;
+        migrate(&db).map_err(fault)?;
+    }
+    db.pragma_update(None, "journal_mode", "WAL").map_err(fault)?;
+    db.pragma_update(None, "synchronous", "FULL").map_err(fault)?;
+    goes_as_far(path, mark::read(path), found.end)?;
+    Ok((db, found.end))
+}
+
+/// The size of a ledger that is there and not empty.
+pub fn size_of(path: &Path) -> Result<u64, StoreError> {
+    match std::fs::metadata(path) {
+        Ok(meta) if meta.len() == 0 => Err(Unusable::damaged(path, "is empty, so its content was lost")),
+        Ok(meta) => Ok(meta.len()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let sign =
+                sign_of_another(path).map_or_else(String::new, |sign| format!(", and {sign} says that there was one"));
+            Err(Unusable::damaged(path, format!("is missing{sign}")))
+        }
+        Err(error) => Err(StoreError::Open { path: path.to_owned(), reason: error.to_string() }),
+    }
+}
+
+/// Refuses a ledger that ends before what was acknowledged.
+pub fn goes_as_far(path: &Path, acknowledged: Option<Position>, end: Position) -> Result<(), StoreError> {
+    match acknowledged.filter(|acknowledged| acknowledged.seq > end.seq || acknowledged.quiet > end.quiet) {
+        None => Ok(()),
+        Some(acknowledged) => {
+            let what = format!("ends at {end}, and {acknowledged} were acknowledged: what came between is lost");
+            Err(Unusable::damaged(path, what))
+        }
+    }
+}
+
+/// What is beside a ledger that is not there and would not be without it.
+fn sign_of_another(path: &Path) -> Option<String> {
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    let signs = [mark::path_of(path), log.into()].into_iter().find(|sign| sign.exists());
+    signs.or_else(|| backup::newest(&backup::dir_of(path))).map(|sign| sign.display().to_string())
+}
+
+/// A ledger that is whole.
+pub struct Found {
+    /// The format it has.
+    pub format: i32,
+    /// How far it goes.
+    pub end: Position,
+}
+
+/// Looks at a ledger, and refuses what is none, is of a newer format or is not what was written.
+pub fn examine(path: &Path, db: &Connection, depth: Depth) -> Result<Found, StoreError> {
+    let fault = |error: rusqlite::Error| Unusable::or_closed(path, &error);
+    let read = |pragma: &str| db.pragma_query_value(None, pragma, |row| row.get::<_, i32>(0)).map_err(fault);
+    if read("application_id")? != APPLICATION_ID {
+        let way_out = "give another --data-dir, or move the file away".to_owned();
+        return Err(Unusable { path: path.to_owned(), what: "is not a Slugline ledger".to_owned(), way_out }.into());
+    }
+    let format = read("user_version")?;
+    if format > FORMAT {
+        let what = format!("was written by a newer version (format {format}; this one knows {FORMAT})");
+        let way_out = Unusable::restore(path);
+        let way_out = format!("start the newer version again, or go back to before it: {way_out}");
+        return Err(Unusable { path: path.to_owned(), what, way_out }.into());
+    }
+    let faults = match format {
+        ..=0 => vec![format!("its format is {format}")],
+        1..SUMMED_FROM => check::pages(db, None).map_err(fault)?,
+        SUMMED_FROM.. => check::faults(db, depth).map_err(fault)?,
+    };
+    if faults.is_empty() {
+        let quiet_from_here = |db| Ok(Position { seq: check::last_seq(db)?, quiet: 0 });
+        let end = if format < SUMMED_FROM { quiet_from_here(db) } else { check::end(db) };
+        Ok(Found { format, end: end.map_err(fault)? })
+    } else {
+        Err(Unusable::damaged(path, format!("is damaged ({})", faults.join("; "))))
+    }
 }
 
 /// A new ledger appears whole: made under another name and then renamed, so that a crash leaves no empty file.
 fn make(path: &Path) -> Result<(), StoreError> {
     let part = path.with_extension("new");
-    for suffix in ["", "-wal", "-shm"] {
-        let mut name = part.clone().into_os_string();
-        name.push(suffix);
-        let _ = std::fs::remove_file(name);
-    }
-    {
-        let connection = connect(&part, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
-        connection.pragma_update(None, "application_id", APPLICATION_ID)?;
-        migrate(&connection)?;
-        connection.pragma_update(None, "journal_mode", "WAL")?;
-    }
-    let io = |error: std::io::Error| StoreError::Io(error.to_string());
-    std::fs::set_permissions(&part, std::os::unix::fs::PermissionsExt::from_mode(0o600)).map_err(io)?;
-    std::fs::rename(&part, path).map_err(io)?;
-    path.parent().map_or(Ok(()), |dir| std::fs::File::open(dir).and_then(|dir| dir.sync_all())).map_err(io)
-}
-
-/// A connection with the settings every one of ours has.
-pub fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, rusqlite::Error> {
-    let connection =
-        Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW)?;
-    connection.busy_timeout(BUSY_LIMIT)?;
-    Ok(connection)
-}
-
-fn check(connection: &Connection) -> Result<(), String> {
-    let read = |pragma: &str| {
-        connection.pragma_query_value(None, pragma, |row| row.get::<_, i32>(0)).map_err(|error| error.to_string())
+    let made = || -> Result<(), StoreError> {
+        remove(&part)?;
+        let db = connect(&part, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
+        db.pragma_update(None, "application_id", APPLICATION_ID)?;
+        migrate(&db)?;
+        db.pragma_update(None, "journal_mode", "WAL")?;
+        db.close().map_err(|(_, error)| error)?;
+        put_in_place(&part, path).map_err(|error| StoreError::Io(error.to_string()))
     };
-    if read("application_id")? != APPLICATION_ID {
-        return Err("it is not a Slugline ledger; give another --data-dir".to_owned());
-    }
-    let version = read("user_version")?;
-    if usize::try_from(version).is_ok_and(|version| version > MIGRATIONS.len()) {
-        return Err(format!(
-            "it was written by a newer version (format {version}, this one knows {}); start that one again",
-            MIGRATIONS.len()
-        ));
-    }
-    let verdict: String =
-        connection.pragma_query_value(None, "quick_check", |row| row.get(0)).map_err(|error| error.to_string())?;
-    if verdict == "ok" {
-        Ok(())
-    } else {
-        Err(format!("it is damaged ({verdict}); restore a backup, or move it away to start with an empty ledger"))
-    }
+    made().map_err(|error| StoreError::Open { path: path.to_owned(), reason: error.to_string() })
 }
 
-/// Every missing step, each in a transaction of its own together with its number.
-fn migrate(connection: &Connection) -> Result<(), rusqlite::Error> {
-    let version: i32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    let done = usize::try_from(version).unwrap_or(0);
-    for (index, step) in MIGRATIONS.iter().enumerate().skip(done) {
-        connection.execute_batch(&format!("BEGIN IMMEDIATE; {step}; PRAGMA user_version = {}; COMMIT;", index + 1))?;
+/// Takes a database away, with what SQLite keeps beside it.
+pub fn remove(path: &Path) -> Result<(), StoreError> {
+    for suffix in ["", "-wal", "-shm", "-journal"] {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        match std::fs::remove_file(&name) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(StoreError::Io(error.to_string()));
+            }
+            _ => {}
+        }
     }
     Ok(())
 }
 
-/// A ledger as the first version made it, with what `fill` puts in.
+/// Gives a file that is whole its name: for this user alone, on disk before it is seen.
+pub fn put_in_place(part: &Path, path: &Path) -> std::io::Result<()> {
+    let file = File::open(part)?;
+    file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+    file.sync_all()?;
+    std::fs::rename(part, path)?;
+    path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
+}
+
+/// A connection with the settings every one of ours has.
+pub fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, rusqlite::Error> {
+    let db =
+        Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW)?;
+    db.busy_timeout(BUSY_LIMIT)?;
+    sums::teach(&db)?;
+    Ok(db)
+}
+
+/// A connection that changes nothing, unless the last one left something half done: then that is undone first.
+pub fn connect_to_look(path: &Path) -> Result<Connection, rusqlite::Error> {
+    let db = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    let looked = db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0));
+    match looked.as_ref().map_err(rusqlite::Error::sqlite_error_code) {
+        Err(Some(ErrorCode::ReadOnly)) => connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE),
+        _ => Ok(db),
+    }
+}
+
+/// Every missing step, each in a transaction of its own together with its number.
+pub fn migrate(db: &Connection) -> Result<(), rusqlite::Error> {
+    let format: i32 = db.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    for next in format + 1..=FORMAT {
+        db.execute_batch(&format!("BEGIN IMMEDIATE; {}; PRAGMA user_version = {next};", step(next)))?;
+        if next >= SUMMED_FROM {
+            sums::seal(db)?;
+        }
+        db.execute_batch("COMMIT")?;
+    }
+    Ok(())
+}
+
+/// A ledger of a format before this one, with what `fill` puts in.
 #[cfg(test)]
-pub fn make_first_version(path: &Path, fill: impl FnOnce(&Connection)) {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
-    let connection = connect(path, flags).expect("opens");
-    connection.pragma_update(None, "application_id", APPLICATION_ID).expect("sets");
-    connection.execute_batch(MIGRATIONS[0]).expect("makes tables");
-    connection.pragma_update(None, "user_version", 1).expect("sets");
-    connection.pragma_update(None, "journal_mode", "WAL").expect("sets");
-    fill(&connection);
+pub fn make_of_format(path: &Path, format: i32, fill: impl FnOnce(&Connection)) {
+    let db = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE).expect("opens");
+    db.pragma_update(None, "application_id", APPLICATION_ID).expect("sets");
+    (1..=format).for_each(|format| db.execute_batch(&step(format)).expect("makes tables"));
+    db.pragma_update(None, "user_version", format).expect("sets");
+    db.pragma_update(None, "journal_mode", "WAL").expect("sets");
+    fill(&db);
 }

@@ -159,7 +159,7 @@ async fn nothing_of_a_chain_is_written_behind_a_batch_that_was_not() {
 async fn a_ledger_of_the_first_version_opens_with_its_claims_as_they_were() {
     let dir = tempfile::tempdir().expect("temp dir");
     let path = dir.path().join("ledger.db");
-    super::schema::make_first_version(&path, |db| {
+    super::schema::make_of_format(&path, 1, |db| {
         let soon = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(600);
         let claim = serde_json::json!({
             "todo": { "repo": "app", "slug": "fix" }, "token": 7, "lane": "builder", "worker": "w1",
@@ -246,12 +246,13 @@ fn wait_until_free(path: &Path) {
 async fn a_full_disk_accepts_nothing_and_goes_on_once_there_is_room() {
     let dir = tempfile::tempdir().expect("temp dir");
     let path = dir.path().join("ledger.db");
-    let connection = super::schema::open(&path).expect("opens");
+    let (connection, end) = super::schema::open(&path).expect("opens");
+    let mut mark = super::mark::Mark::of(&path, end);
     let pages: i64 = connection.pragma_query_value(None, "page_count", |row| row.get(0)).expect("pages");
     connection.pragma_update(None, "max_page_count", pages).expect("limits");
-    let results: Vec<_> = (0..200).map(|number| commit_now(&connection, opened(number, "fix"))).collect();
+    let results: Vec<_> = (0..200).map(|number| commit_now(&connection, &mut mark, opened(number, "fix"))).collect();
     connection.pragma_update(None, "max_page_count", 1_000_000).expect("makes room");
-    let room = commit_now(&connection, opened(900, "fix"));
+    let room = commit_now(&connection, &mut mark, opened(900, "fix"));
     assert!(results.iter().any(|result| matches!(result, Err(StoreError::Full))), "{results:?}");
     room.expect("there is room again");
     let accepted = results.iter().filter(|result| result.is_ok()).count() + 1;
@@ -259,8 +260,8 @@ async fn a_full_disk_accepts_nothing_and_goes_on_once_there_is_room() {
     assert_eq!(usize::try_from(there).expect("fits"), accepted);
 }
 
-fn commit_now(db: &Connection, batch: Vec<Write>) -> Result<u64, StoreError> {
-    super::writer::commit_one(db, batch)
+fn commit_now(db: &Connection, mark: &mut super::mark::Mark, batch: Vec<Write>) -> Result<u64, StoreError> {
+    super::writer::commit_one(db, mark, batch)
 }
 
 /// Run by the next test in a process of its own: writes for ever and says what was answered.
@@ -301,4 +302,151 @@ async fn a_kill_loses_nothing_that_was_answered() {
         let there = store.open_operations().await.expect("reads").len();
         assert!(there > answered.expect("something was answered"), "{there} {answered:?}");
     }
+}
+
+/// A closed ledger with something in it.
+async fn written(dir: &Path) -> std::path::PathBuf {
+    let path = dir.join("ledger.db");
+    let store = Store::open(&path).expect("opens");
+    for number in 1..=20 {
+        store.commit(opened(number, "fix")).await.expect("commits");
+    }
+    store.commit(vec![token(3)]).await.expect("commits");
+    store.close().await;
+    path
+}
+
+#[tokio::test]
+async fn a_bit_inside_a_record_is_found_though_sqlite_finds_nothing() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let path = written(dir.path()).await;
+    let mut bytes = std::fs::read(&path).expect("reads");
+    let record = b"\"worker\":\"default\"";
+    let places: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at..].starts_with(record)).collect();
+    bytes[places[0] + 11] ^= 1;
+    std::fs::write(&path, bytes).expect("writes");
+    let found: String = Connection::open(&path)
+        .expect("opens")
+        .pragma_query_value(None, "integrity_check", |row| row.get(0))
+        .expect("checks");
+    assert_eq!(found, "ok");
+    let said = refused(&path);
+    assert!(said.contains("is not what was written") && said.contains("ledger.db"), "{said}");
+    assert!(super::check(&path).is_err());
+}
+
+#[tokio::test]
+async fn a_ledger_that_lost_its_end_is_refused_and_so_is_none_where_there_was_one() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let path = written(dir.path()).await;
+    let old = std::fs::read(&path).expect("reads");
+    let store = Store::open(&path).expect("opens");
+    // The second changes the ledger without an entry in its log.
+    store.commit(opened(90, "fix")).await.expect("commits");
+    let before = super::mark::read(&path).expect("a mark");
+    store.commit(vec![decided(Change::Awake(crate::model::time::Awake::from_ms(9)))]).await.expect("commits");
+    let after = super::mark::read(&path).expect("a mark");
+    assert_eq!((after.seq, after.quiet), (before.seq, before.quiet + 1));
+    store.close().await;
+    assert_eq!(super::check(&path).expect("is whole").acknowledged, Some(after));
+    let whole = std::fs::read(&path).expect("reads");
+    std::fs::write(&path, old).expect("writes");
+    assert!(refused(&path).contains("what came between is lost"));
+    std::fs::remove_file(&path).expect("removes");
+    let said = refused(&path);
+    assert!(said.contains("is missing") && said.contains("ledger.mark"), "{said}");
+    assert!(!path.exists(), "a new one was made");
+    std::fs::write(&path, whole).expect("writes");
+    Store::open(&path).expect("the whole one opens");
+}
+
+#[tokio::test]
+async fn a_backup_is_put_in_place_and_nothing_that_was_given_since_is_given_again() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let path = written(dir.path()).await;
+    let store = Store::open(&path).expect("opens");
+    let backup = store.back_up(at(1_000), 7).expect("backs up");
+    let in_use = super::restore(&path, &backup.path, at(2_000));
+    assert!(matches!(in_use, Err(StoreError::InUse { .. })), "{in_use:?}");
+    store.commit([opened(91, "fix"), vec![token(7)]].concat()).await.expect("commits");
+    let known = store.last_seq().await.expect("reads");
+    store.close().await;
+    let restored = super::restore(&path, &backup.path, at(2_000)).expect("restores");
+    assert_eq!((restored.last_seq, restored.known_seq, restored.tokens_above), (backup.last_seq, Some(known), 2_000));
+    assert!(
+        restored.to_string().contains(&format!("entries {} to {known} are lost", backup.last_seq + 1)),
+        "{restored}"
+    );
+    assert!(restored.replaced.as_ref().is_some_and(|path| path.exists()));
+    let store = Store::open(&path).expect("opens");
+    let decided = store.decided().await.expect("reads");
+    assert!(decided.contains(&Change::TokensAbove(2_000)), "{decided:?}");
+    let next = store.commit(opened(92, "fix")).await.expect("commits");
+    assert!(next > known + 1, "entry {next} was given before, up to {known}");
+    assert_eq!(store.incidents(9).await.expect("reads").len(), 1, "it is on record");
+    store.close().await;
+    // The replaced one again: later than all that was given since.
+    let again = super::restore(&path, restored.replaced.as_deref().expect("kept"), at(1_500)).expect("restores");
+    assert_eq!((again.known_seq, again.tokens_above), (Some(next), 2_000));
+}
+
+#[tokio::test]
+async fn a_damaged_backup_changes_nothing_and_old_backups_go_when_there_are_more_than_are_kept() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let path = written(dir.path()).await;
+    let store = Store::open(&path).expect("opens");
+    let made: Vec<_> = (0..4).map(|turn| store.back_up(at(turn), 2).expect("backs up").path).collect();
+    assert_eq!(made.iter().map(|path| path.exists()).collect::<Vec<_>>(), [false, false, true, true]);
+    store.close().await;
+    let before = std::fs::read(&path).expect("reads");
+    for damage in [4_096, 0] {
+        std::fs::File::options().write(true).open(&made[3]).expect("opens").set_len(damage).expect("truncates");
+        let restored = super::restore(&path, &made[3], at(9));
+        assert!(matches!(restored, Err(StoreError::Unusable(_))), "{restored:?}");
+    }
+    assert_eq!(std::fs::read(&path).expect("reads"), before);
+    let left: Vec<_> = std::fs::read_dir(dir.path()).expect("reads").flatten().map(|entry| entry.file_name()).collect();
+    assert!(!left.iter().any(|name| name.to_string_lossy().contains("restoring")), "{left:?}");
+}
+
+#[tokio::test]
+async fn every_format_before_this_one_opens_and_is_kept_as_it_was() {
+    for format in 1..super::schema::FORMAT {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let path = dir.path().join("ledger.db");
+        super::schema::make_of_format(&path, format, |db| {
+            let event =
+                "INSERT INTO events (at, kind, repo, slug, data) VALUES (1, 'todo.updated', 'app', 'fix', '{}')";
+            db.execute(event, []).expect("writes");
+        });
+        let store = Store::open(&path).expect("migrates");
+        assert_eq!(store.last_seq().await.expect("reads"), 1);
+        store.close().await;
+        assert_eq!(super::check(&path).expect("is whole").format, super::schema::FORMAT);
+        let kept = super::check(&dir.path().join(format!("backups/format-{format}.db"))).expect("is whole");
+        assert_eq!((kept.format, kept.end.seq), (format, 1));
+    }
+}
+
+/// Not a test of right or wrong: prints what a start costs.
+#[tokio::test]
+async fn opening_costs() {
+    let Ok(entries) = std::env::var("LEDGER_ENTRIES") else { return };
+    let dir = tempfile::tempdir().expect("temp dir");
+    let path = dir.path().join("ledger.db");
+    let store = Store::open(&path).expect("opens");
+    let entries: u32 = entries.parse().expect("a number");
+    let begun = std::time::Instant::now();
+    for many in 0..entries / 100 {
+        store.commit((0..100).flat_map(|one| opened(many * 100 + one, "fix")).collect()).await.expect("commits");
+    }
+    println!("written in {:?}", begun.elapsed());
+    store.close().await;
+    let bytes = std::fs::metadata(&path).expect("is there").len();
+    let begun = std::time::Instant::now();
+    let store = Store::open(&path).expect("opens");
+    println!("{entries} entries and operations, {bytes} bytes, opened in {:?}", begun.elapsed());
+    let begun = std::time::Instant::now();
+    store.back_up(at(1), 1).expect("backs up");
+    println!("backup in {:?}", begun.elapsed());
 }

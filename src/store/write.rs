@@ -451,6 +451,10 @@ fn decided(db: &Connection, change: &Change, at: Timestamp) -> Result<(), StoreE
             db.prepare_cached("INSERT OR REPLACE INTO clock (id, awake) VALUES (1, ?1)")?.execute([awake.as_ms()])?;
             Ok(())
         }
+        Change::TokensAbove(token) => {
+            db.prepare_cached("UPDATE ledger SET tokens_above = max(tokens_above, ?1)")?.execute([whole(*token)?])?;
+            Ok(())
+        }
     }
 }
 

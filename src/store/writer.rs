@@ -13,7 +13,9 @@ use rusqlite::Connection;
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 
+use super::check;
 use super::error::StoreError;
+use super::mark::{Mark, Position};
 use super::write::{self, Write};
 
 /// Batches that may wait. At one commit per few milliseconds and hundreds of batches in each this is seconds of work;
@@ -88,14 +90,15 @@ pub struct Writer {
 
 impl Writer {
     /// Starts the thread; it owns the connection and keeps the ledger's lock as long as it lives.
-    pub fn start(connection: Connection, path: &Path, lock: File) -> Result<Self, StoreError> {
+    pub fn start(connection: Connection, mut mark: Mark, path: &Path, lock: File) -> Result<Self, StoreError> {
         let (jobs, queue) = mpsc::channel(QUEUE_MAX);
         let counters = Arc::new(Counters::default());
         let theirs = counters.clone();
         std::thread::Builder::new()
             .name("ledger-writer".to_owned())
             .spawn(move || {
-                let closing = write_all(connection, queue, &theirs);
+                let closing = write_all(connection, queue, &mut mark, &theirs);
+                mark.close();
                 // Whoever asked for the close may open the ledger again at once.
                 drop(lock);
                 if let Some(done) = closing {
@@ -173,6 +176,7 @@ impl Writer {
 fn write_all(
     connection: Connection,
     mut queue: mpsc::Receiver<Job>,
+    mark: &mut Mark,
     counters: &Counters,
 ) -> Option<oneshot::Sender<()>> {
     let mut closing = None;
@@ -185,7 +189,7 @@ fn write_all(
             take(job, &mut batches, &mut closing);
         }
         let begun = Instant::now();
-        let committed = catch_unwind(AssertUnwindSafe(|| commit_all(&connection, batches, counters)));
+        let committed = catch_unwind(AssertUnwindSafe(|| commit_all(&connection, batches, mark, counters)));
         let took = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
         counters.last_commit_us.store(took, Ordering::Relaxed);
         if committed.is_err() {
@@ -209,16 +213,17 @@ fn take(job: Job, batches: &mut Vec<Batch>, closing: &mut Option<oneshot::Sender
     }
 }
 
-fn commit_all(db: &Connection, batches: Vec<Batch>, counters: &Counters) {
+fn commit_all(db: &Connection, batches: Vec<Batch>, mark: &mut Mark, counters: &Counters) {
     if batches.is_empty() {
         return;
     }
     match in_one_transaction(db, &batches) {
-        Ok((results, seq)) => {
+        Ok((results, end)) => {
             counters.commits.fetch_add(1, Ordering::Relaxed);
+            mark.reached(end);
             for (batch, result) in batches.into_iter().zip(results) {
                 counters.batches.fetch_add(u64::from(result.is_ok()), Ordering::Relaxed);
-                let _ = batch.answer.send(result.map(|()| seq));
+                let _ = batch.answer.send(result.map(|()| end.seq));
             }
         }
         Err(error) => {
@@ -239,8 +244,12 @@ fn commit_all(db: &Connection, batches: Vec<Batch>, counters: &Counters) {
 /// Applies every batch, each on its own savepoint, and commits. A batch that fails is rolled back alone, with those of
 /// its chain behind it; a disk that is full or fails ends the whole transaction, because nothing after it can be trusted
 /// to be written.
-fn in_one_transaction(db: &Connection, batches: &[Batch]) -> Result<(Vec<Result<(), StoreError>>, u64), StoreError> {
+fn in_one_transaction(
+    db: &Connection,
+    batches: &[Batch],
+) -> Result<(Vec<Result<(), StoreError>>, Position), StoreError> {
     db.execute_batch("BEGIN IMMEDIATE")?;
+    let before = check::last_seq(db)?;
     let mut results = Vec::with_capacity(batches.len());
     for batch in batches {
         if batch.chain.as_ref().is_some_and(Chain::is_broken) {
@@ -264,15 +273,20 @@ fn in_one_transaction(db: &Connection, batches: &[Batch]) -> Result<(Vec<Result<
         db.prepare_cached("RELEASE batch")?.execute([])?;
         results.push(applied);
     }
+    let end = check::end(db)?;
+    // So that the end of the ledger tells of every commit.
+    let is_quiet = end.seq == before && results.iter().any(Result::is_ok);
+    if is_quiet {
+        db.prepare_cached("UPDATE ledger SET quiet = quiet + 1")?.execute([])?;
+    }
     db.execute_batch("COMMIT")?;
-    let seq: i64 = db.query_row("SELECT coalesce(max(seq), 0) FROM events", [], |row| row.get(0))?;
-    Ok((results, u64::try_from(seq).unwrap_or(0)))
+    Ok((results, Position { quiet: end.quiet + u64::from(is_quiet), ..end }))
 }
 
 /// One batch on a connection of the caller's, for tests that prepare the connection.
 #[cfg(test)]
-pub fn commit_one(db: &Connection, writes: Vec<Write>) -> Result<u64, StoreError> {
+pub fn commit_one(db: &Connection, mark: &mut Mark, writes: Vec<Write>) -> Result<u64, StoreError> {
     let (answer, mut answered) = oneshot::channel();
-    commit_all(db, vec![Batch { writes, chain: None, answer }], &Counters::default());
+    commit_all(db, vec![Batch { writes, chain: None, answer }], mark, &Counters::default());
     answered.try_recv().unwrap_or(Err(StoreError::Gone))
 }

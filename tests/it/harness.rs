@@ -3,7 +3,7 @@
 
 use std::future::Future;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
@@ -178,6 +178,19 @@ impl Site {
 
     /// The same with variables in its environment.
     pub async fn spawn_with(&self, repos: &[&Repo], vars: &[(&str, PathBuf)]) -> Spawned {
+        match self.try_spawn(repos, vars).await {
+            Ok(spawned) => spawned,
+            Err(status) => panic!("the daemon ended ({status}): {}", self.daemon_log()),
+        }
+    }
+
+    /// What daemons in processes of their own have said.
+    pub fn daemon_log(&self) -> String {
+        std::fs::read_to_string(self.path("daemon.log")).unwrap_or_default()
+    }
+
+    /// The same of a daemon that may end before it serves.
+    pub async fn try_spawn(&self, repos: &[&Repo], vars: &[(&str, PathBuf)]) -> Result<Spawned, ExitStatus> {
         let data = self.path("data");
         let _ = std::fs::remove_file(data.join("address"));
         let mut command = Command::new(env!("CARGO_BIN_EXE_slugline"));
@@ -203,18 +216,15 @@ impl Site {
         let spawned = std::cell::RefCell::new(child);
         let address = until("the daemon to write its address", || async {
             if let Ok(Some(status)) = spawned.borrow_mut().try_wait() {
-                panic!(
-                    "the daemon ended ({status}): {}",
-                    std::fs::read_to_string(self.path("daemon.log")).unwrap_or_default()
-                );
+                return Some(Err(status));
             }
             let text = std::fs::read_to_string(data.join("address")).ok()?;
-            text.trim().parse().ok()
+            text.trim().parse().ok().map(Ok)
         })
-        .await;
+        .await?;
         let child = spawned.into_inner();
         let token = std::fs::read_to_string(data.join("token")).expect("token").trim().to_owned();
-        Spawned { child, client: Client::tcp(address, Some(token)) }
+        Ok(Spawned { child, client: Client::tcp(address, Some(token)) })
     }
 }
 
@@ -254,7 +264,12 @@ pub struct House {
 
 impl House {
     pub async fn start(config: Config, faults: Faults) -> Self {
-        let (wall_ms, awake_ms) = (Arc::new(AtomicI64::new(0)), Arc::new(AtomicI64::new(0)));
+        Self::start_at(config, faults, 0).await
+    }
+
+    /// The same with a wall clock that is ahead by so many milliseconds from the first moment.
+    pub async fn start_at(config: Config, faults: Faults, ahead_ms: i64) -> Self {
+        let (wall_ms, awake_ms) = (Arc::new(AtomicI64::new(ahead_ms)), Arc::new(AtomicI64::new(0)));
         let (wall, awake, system, born) = (wall_ms.clone(), awake_ms.clone(), Clock::system(), Instant::now());
         let clock = Clock::of(
             move || Timestamp::from_ms(system.now().as_ms() + wall.load(Ordering::SeqCst)),

@@ -458,7 +458,8 @@ async fn a_critical_incident_of_long_ago_is_recovering_and_does_not_block() {
     let site = Site::new();
     let repo = site.app(&[], "");
     let full = quick(&[("readiness.disk_free_min_bytes", "9000000000000000000")]);
-    let house = site.start_with(&[&repo], &full, Faults::default()).await;
+    // Fifty minutes ago.
+    let house = House::start_at(site.config(&[&repo], &full), Faults::default(), -50 * 60_000).await;
     let opened = until("the incident", || async { incident(&house, "disk").await }).await;
     assert_eq!((&opened["severity"], &opened["state"]), (&json!("critical"), &json!("open")));
     assert_eq!(opened["history"].as_array().map(Vec::len), Some(1));
@@ -466,19 +467,10 @@ async fn a_critical_incident_of_long_ago_is_recovering_and_does_not_block() {
     assert_eq!(criterion(&house, "incidents").await["verdict"], "NO_GO");
     house.stop().await;
     let idle = [("jobs.readiness_every_ms", "0")];
-    let house = site.start_with(&[&repo], &idle, Faults::default()).await;
+    let moment = -50 * 60_000;
+    let house = House::start_at(site.config(&[&repo], &idle), Faults::default(), moment).await;
     assert_eq!(incident(&house, "disk").await.expect("is kept")["state"], "open", "seen a moment ago");
     house.stop().await;
-    // As if it had last been seen fifty minutes ago.
-    let ledger = rusqlite::Connection::open(site.path("data/ledger.db")).expect("opens");
-    let mut record: Value = ledger
-        .query_row("SELECT record FROM incidents", [], |row| row.get::<_, String>(0))
-        .map(|text| serde_json::from_str(&text).expect("is whole"))
-        .expect("is there");
-    let seen: Timestamp = serde_json::from_value(record["seen_at"].clone()).expect("a time");
-    record["seen_at"] = json!(seen.plus_ms(-50 * 60_000));
-    ledger.execute("UPDATE incidents SET record = ?1", [record.to_string()]).expect("writes");
-    drop(ledger);
     let house = site.start_with(&[&repo], &idle, Faults::default()).await;
     let status = get(&house, "/status").await;
     assert_eq!(status["incidents"][0]["state"], "recovering", "{status}");

@@ -74,6 +74,13 @@ pub async fn run(
             let stats = store.stats();
             Ok(format!("{} bytes, {} of them in the write-ahead log", stats.db_bytes, stats.wal_bytes).into())
         }
+        JobName::Backup => {
+            let store = context.ledger.store().map_err(|problem| problem.detail)?;
+            let (at, keep) = (context.clock.now(), context.settings.retention.backups_keep);
+            let made = aside(context, lock, move || store.back_up(at, keep).map_err(|error| error.to_string())).await?;
+            let (path, seq, bytes) = (made.path.display(), made.last_seq, made.bytes);
+            Ok(format!("{path} goes to entry {seq}, {bytes} bytes").into())
+        }
         JobName::SessionLiveness => {
             let told = asked(&context.sessions_address, budget, |reply| SessionsMsg::Tick { reply }).await?;
             Ok(format!("{told} sessions are called otherwise").into())
@@ -164,13 +171,15 @@ async fn evict(context: &Arc<Context>, limit: Duration) -> Result<Done, String> 
     Ok(format!("{forgotten} repositories left the memory").into())
 }
 
-/// What logs of operations are kept by.
+/// What logs of operations and backups are kept by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retention {
     /// For so long.
     pub keep: Duration,
     /// Up to so many bytes in all.
     pub bytes_max: u64,
+    /// So many backups.
+    pub backups_keep: usize,
 }
 
 /// Lets logs go that are too old, then the oldest until the rest is small enough; never those of runs that are on. Says
@@ -245,7 +254,7 @@ mod tests {
         log("b.log", 100, 20);
         log("c.log", 100, 10);
         log("other.txt", 10, 5_000);
-        let terms = Retention { keep: Duration::from_secs(500), bytes_max: 250 };
+        let terms = Retention { keep: Duration::from_secs(500), bytes_max: 250, backups_keep: 1 };
         assert_eq!(let_logs_go(dir.path(), terms, &["busy".to_owned()]), Ok((2, 110)));
         assert_eq!(left(), ["b.log", "busy.log", "c.log", "other.txt"]);
         assert_eq!(let_logs_go(dir.path(), terms, &["busy".to_owned()]), Ok((0, 0)));
