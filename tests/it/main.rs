@@ -21,6 +21,8 @@ mod operations;
 mod prepare;
 mod prometheus;
 mod promises;
+#[path = "../replay/mod.rs"]
+mod replay;
 #[path = "../scale/mod.rs"]
 mod scale;
 mod sessions;
