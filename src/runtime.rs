@@ -117,8 +117,7 @@ impl Daemon {
         metrics::install();
         let data_dir = config.data_dir.clone();
         private_dir(&data_dir).with_context(|| format!("data directory {}", data_dir.display()))?;
-        let ledger_path = ledger_of(&data_dir);
-        let store = open_store(&ledger_path, &doors.clock).await?;
+        let store = open_store(&ledger_path(&data_dir), &doors.clock).await?;
         let tip = store.last_seq().await?;
         // Aside: a start waits for nothing that only the first failure needs.
         drop(tokio::task::spawn_blocking(fingerprint::make_ready));
@@ -126,19 +125,10 @@ impl Daemon {
         sweep_leftovers(&run_mark).await?;
         let token_path = (config.auth.mode == AuthMode::Token).then(|| data_dir.join("token"));
         let token = token_path.as_deref().map(read_or_make_token).transpose()?;
-        let args = Args {
-            settings: settings(config),
-            repositories: config.repositories.iter().map(registered).collect(),
-            ledger: Ledger::new(store, tip, doors.faults.clone()),
-            runner: doors.runner,
-            environment: process::clean_env(&[]),
-            clock: doors.clock,
-            faults: doors.faults,
-            run_mark,
-        };
-        let (handle, melted) =
-            actors::start(args, ledger_path).await.map_err(|error| anyhow!("starting the actors: {error}"))?;
-        let sampler = Sampler::start(handle.context(), doors.workers).context("the watchdog cannot be started")?;
+        let workers = doors.workers.clone();
+        let ledger = Ledger::new(store, tip, doors.faults.clone());
+        let (handle, melted) = start_actors(config, ledger, doors, run_mark).await?;
+        let sampler = Sampler::start(handle.context(), workers).context("the watchdog cannot be started")?;
         let access = Access::new(token.as_deref(), handle.context().clock.clone());
         let limits = Limits { connections: config.http.connections_max, ..Limits::default() };
         descriptors_for(config.http.connections_max);
@@ -183,6 +173,32 @@ impl Daemon {
     }
 }
 
+/// Starts the actors on an open ledger: the whole daemon but for its ways in and the thread that watches the runtime.
+pub async fn start_actors(
+    config: &Config,
+    ledger: Ledger,
+    doors: Doors,
+    run_mark: String,
+) -> anyhow::Result<(Handle, watch::Receiver<Option<String>>)> {
+    let args = Args {
+        settings: settings(config),
+        repositories: config.repositories.iter().map(registered).collect(),
+        ledger,
+        runner: doors.runner,
+        environment: process::clean_env(&[]),
+        clock: doors.clock,
+        faults: doors.faults,
+        run_mark,
+    };
+    actors::start(args, ledger_path(&config.data_dir)).await.map_err(|error| anyhow!("starting the actors: {error}"))
+}
+
+/// Where the ledger of a data directory is.
+#[must_use]
+pub fn ledger_path(data_dir: &Path) -> PathBuf {
+    data_dir.join("ledger.db")
+}
+
 /// Tells whoever started the daemon how it is, when that is systemd.
 fn tell_systemd(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
@@ -194,12 +210,8 @@ async fn wait_true(mut flag: watch::Receiver<bool>) {
     let _ = flag.wait_for(|&set| set).await;
 }
 
-fn ledger_of(data_dir: &Path) -> PathBuf {
-    data_dir.join("ledger.db")
-}
-
 /// The ledger, with the operations of an earlier daemon closed as interrupted.
-async fn open_store(path: &Path, clock: &Clock) -> anyhow::Result<Store> {
+pub async fn open_store(path: &Path, clock: &Clock) -> anyhow::Result<Store> {
     let file = path.to_owned();
     let store = tokio::task::spawn_blocking(move || Store::open(&file)).await??;
     let interrupted = store.interrupt_open_operations(clock.now()).await?;
@@ -515,7 +527,7 @@ pub fn restore(args: &Restore) -> ExitCode {
 /// Does something with the ledger of a data directory without a daemon.
 fn on_ledger(which: &Running, work: impl FnOnce(&Path) -> anyhow::Result<()>) -> ExitCode {
     match which.data_dir() {
-        Ok(data_dir) => finish(work(&ledger_of(&data_dir)).map(|()| End::Asked)),
+        Ok(data_dir) => finish(work(&ledger_path(&data_dir)).map(|()| End::Asked)),
         Err(faults) => wrong_usage(&faults),
     }
 }

@@ -11,9 +11,13 @@ use crate::model::time::{Awake, Moment, Timestamp};
 /// below it is the drift of two clocks and changes nothing that is shown.
 const STEP_MS: i64 = 1_000;
 
-/// Says what time it is. Clones show the same time; tests put their own clocks in.
+/// Says what time it is, and rolls the dice. Clones show the same time; tests put their own clocks and dice in.
 #[derive(Clone)]
-pub struct Clock(Arc<Inner>);
+pub struct Clock {
+    hands: Arc<Inner>,
+    /// Any number, another one with every call.
+    dice: Arc<dyn Fn() -> u64 + Send + Sync>,
+}
 
 struct Inner {
     wall: Box<dyn Fn() -> Timestamp + Send + Sync>,
@@ -43,60 +47,82 @@ impl Clock {
         running: impl Fn() -> i64 + Send + Sync + 'static,
     ) -> Self {
         let (first_wall, first_running) = (wall().as_ms(), running());
-        Self(Arc::new(Inner {
+        let hands = Arc::new(Inner {
             wall: Box::new(wall),
             running: Box::new(running),
             before: AtomicI64::new(-first_running),
             offset_ms: AtomicI64::new(first_wall),
-        }))
+        });
+        Self { hands, dice: Arc::new(random) }
+    }
+
+    /// The same clock with other dice.
+    #[must_use]
+    pub fn with_dice(self, dice: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
+        Self { dice: Arc::new(dice), ..self }
     }
 
     /// Waking time goes on from here at least, where an earlier daemon left it.
     pub fn at_least(&self, awake: Awake) {
         if self.moment().awake < awake {
-            self.0.before.store(awake.as_ms() - (self.0.running)(), Ordering::SeqCst);
-            self.0.offset_ms.store((self.0.wall)().as_ms() - awake.as_ms(), Ordering::SeqCst);
+            let hands = &self.hands;
+            hands.before.store(awake.as_ms() - (hands.running)(), Ordering::SeqCst);
+            hands.offset_ms.store((hands.wall)().as_ms() - awake.as_ms(), Ordering::SeqCst);
         }
     }
 
     /// The wall clock.
     #[must_use]
     pub fn now(&self) -> Timestamp {
-        (self.0.wall)()
+        (self.hands.wall)()
     }
 
     /// Both clocks, read together.
     #[must_use]
     pub fn moment(&self) -> Moment {
-        let wall = (self.0.wall)();
-        let awake = (self.0.running)() + self.0.before.load(Ordering::SeqCst);
+        let hands = &self.hands;
+        let wall = (hands.wall)();
+        let awake = (hands.running)() + hands.before.load(Ordering::SeqCst);
         let seen = wall.as_ms() - awake;
-        let kept = self.0.offset_ms.load(Ordering::SeqCst);
+        let kept = hands.offset_ms.load(Ordering::SeqCst);
         let offset_ms = if (seen - kept).abs() > STEP_MS { seen } else { kept };
         if offset_ms != kept {
             tracing::warn!(
                 by_ms = seen - kept,
                 "the wall clock was stepped or the machine slept; leases are not touched by it"
             );
-            self.0.offset_ms.store(offset_ms, Ordering::SeqCst);
+            hands.offset_ms.store(offset_ms, Ordering::SeqCst);
         }
         Moment { wall, awake: Awake::from_ms(awake), offset_ms }
     }
+
+    /// A number in `0.0..1.0` that differs from call to call, to spread retries.
+    #[must_use]
+    pub fn jitter(&self) -> f64 {
+        #[expect(clippy::cast_precision_loss, reason = "a fraction needs no more than 53 bits")]
+        let fraction = ((self.dice)() >> 11) as f64 / (1_u64 << 53) as f64;
+        fraction
+    }
+
+    /// A new operation id; ids made later sort later.
+    #[must_use]
+    pub fn operation_id(&self) -> OperationId {
+        let at = u64::try_from(self.now().as_ms()).unwrap_or(0);
+        let random = u128::from((self.dice)()) << 64 | u128::from((self.dice)());
+        let id = ulid::Ulid::from_parts(at, random).to_string();
+        OperationId::parse(&id).expect("a ULID is 26 characters of Crockford base 32")
+    }
 }
 
-/// A number in `0.0..1.0` that differs from call to call, to spread retries.
-#[must_use]
-pub fn jitter() -> f64 {
-    let random = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0_u8);
-    #[expect(clippy::cast_precision_loss, reason = "a fraction needs no more than 53 bits")]
-    let fraction = (random >> 11) as f64 / (1_u64 << 53) as f64;
-    fraction
-}
-
-/// A new operation id; ids made later sort later.
+/// A new id for what is outside of the actors' time.
 #[must_use]
 pub fn operation_id() -> OperationId {
     OperationId::parse(&ulid::Ulid::generate().to_string()).expect("a ULID is 26 characters of Crockford base 32")
+}
+
+/// Numbers unlike each other, not secret: the system's random keys, stirred anew for each.
+fn random() -> u64 {
+    std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0_u8)
 }
 
 #[cfg(test)]

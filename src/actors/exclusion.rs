@@ -7,9 +7,10 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::health::inflight::{LockUse, Locks, On};
@@ -55,6 +56,7 @@ pub async fn acquire(
             }
         }
         tokio::select! {
+            biased;
             () = tokio::time::sleep(RETRY_EVERY) => {}
             () = stop.cancelled() => break Err(Problem::new(ProblemCode::Cancelled, "ended while it waited for its worktree")),
         }

@@ -4,8 +4,9 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::context::Context;
@@ -86,6 +87,7 @@ impl RunExec {
     pub async fn shell(&self, command: &str, deadline: Duration) -> Result<Exit, PhaseFault> {
         let who = self.of.as_ref().map_or_else(|| "a job".to_owned(), |(todo, id)| format!("run {id} of {todo}"));
         let (permit, _held) = tokio::select! {
+            biased;
             permit = self.context.on.locks.take("commands", &who, self.context.commands.acquire()) => permit,
             () = self.stop.cancelled() => return Err(cancelled()),
         };

@@ -87,15 +87,7 @@ impl Ledger {
 
     /// Commits a batch; when this returns, it is on disk.
     pub async fn commit(&self, batch: Vec<Write>) -> Result<(), Problem> {
-        self.faults.hit("ledger.commit");
-        let begun = Instant::now();
-        let result = match self.store.load_full() {
-            Some(store) => store.commit(batch).await,
-            None => Err(StoreError::Gone),
-        };
-        store::observe(StoreOp::Commit, begun, &result);
-        self.faults.hit("ledger.committed");
-        result.map(|seq| self.reached(seq)).map_err(|error| self.note(&error))
+        self.enqueue(batch, &Chain::default()).await
     }
 
     /// Queues a batch of a chain, in the order of the calls; what comes back is ready when it is on disk.
@@ -105,14 +97,24 @@ impl Ledger {
         chain: &Chain,
     ) -> impl Future<Output = Result<(), Problem>> + Send + use<> {
         self.faults.hit("ledger.commit");
-        let begun = Instant::now();
-        let queued = self.store.load_full().map(|store| store.enqueue(batch, chain));
+        let (begun, fate) = (Instant::now(), self.faults.of_batch());
+        let queued = match fate.refused {
+            Some(error) => Err(error),
+            None => self.store.load_full().map(|store| store.enqueue(batch, chain)).ok_or(StoreError::Gone),
+        };
+        if queued.is_err() {
+            chain.tear();
+        }
+        self.faults.hit("ledger.queued");
         let ledger = self.clone();
         async move {
             let result = match queued {
-                Some(written) => written.await,
-                None => Err(StoreError::Gone),
+                Ok(written) => written.await,
+                Err(error) => Err(error),
             };
+            if !fate.told_after.is_zero() {
+                tokio::time::sleep(fate.told_after).await;
+            }
             store::observe(StoreOp::Commit, begun, &result);
             ledger.faults.hit("ledger.committed");
             result.map(|seq| ledger.reached(seq)).map_err(|error| ledger.note(&error))

@@ -7,7 +7,6 @@ use std::time::{Duration, SystemTime};
 
 use tokio_util::sync::CancellationToken;
 
-use super::clock::operation_id;
 use super::context::{Context, RepoEntry};
 use super::exclusion;
 use super::inventory::{InventoryMsg, unknown};
@@ -113,7 +112,8 @@ pub async fn remove(context: &Arc<Context>, entry: &RepoEntry, name: &str, dry_r
         let reasons = serde_json::to_value(&removal.reasons).unwrap_or_default();
         return Err(Problem::new(ProblemCode::WorktreeInUse, detail).with("reasons", reasons));
     }
-    let (of, path, trash) = (repo.clone(), found.path.clone(), repo.trash.join(format!("{REMOVED}{}", operation_id())));
+    let (of, path, trash) =
+        (repo.clone(), found.path.clone(), repo.trash.join(format!("{REMOVED}{}", context.clock.operation_id())));
     let to = trash.clone();
     let moved = tokio::task::spawn_blocking(move || {
         let git = of.git()?;

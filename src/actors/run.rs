@@ -7,14 +7,14 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use super::answer::{self, ms};
-use super::clock;
 use super::exclusion::{self, Exclusion};
 use super::health::turning::{Doing, doing};
 use super::phases;
@@ -22,6 +22,7 @@ use super::probe::{self, Look, Memory, Scan};
 use super::repo::Repo;
 use super::runs::{Entered, Purpose, RunHandle, RunView, StopCause};
 use super::slug::{SlugArgs, SlugMsg, WorkCall};
+use super::supervision::last_words;
 use super::timing;
 use crate::git::{Change, Repository};
 use crate::metrics::phases as metric;
@@ -114,7 +115,7 @@ pub enum Started {
 /// Starts a run, unless one is on.
 pub fn start(args: &SlugArgs, order: Order, memory: Box<Memory>) -> Started {
     let Order { call, wish } = order;
-    let id = clock::operation_id();
+    let id = args.context.clock.operation_id();
     let (handle, feed) = RunHandle::new(id.clone(), args.todo.clone(), &call.asker, call.purpose.clone());
     let entered = match args.context.runs.enter(handle.clone()) {
         Ok(entered) => entered,
@@ -509,7 +510,7 @@ async fn finish_for_the_dead(
 ) -> RunView {
     let problem = Problem::new(
         ProblemCode::Internal,
-        format!("operation {} failed inside the daemon: {error}; ask again", handle.id),
+        format!("operation {} failed inside the daemon: it {}; ask again", handle.id, last_words(error)),
     );
     let last = match &*feed.borrow() {
         RunView::Live(operation) | RunView::Ended(operation, _) => Some(operation.clone()),

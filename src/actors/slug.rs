@@ -11,10 +11,11 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::answer::{self, Settled, already_claimed};
 use super::context::Context;

@@ -7,9 +7,11 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ractor::{ActorCell, ActorId, SupervisionEvent};
+use tokio::task::JoinError;
+use tokio::time::Instant;
 
 use super::clock::Clock;
 use crate::metrics::actors as metric;
@@ -263,7 +265,7 @@ impl Children {
         let now_ms = u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX);
         let Some(child) = self.by_name.get_mut(name) else { return Aftermath::Nothing };
         child.cell = None;
-        let (aftermath, why) = match child.history.on_exit(&self.budget, exit, now_ms, super::clock::jitter()) {
+        let (aftermath, why) = match child.history.on_exit(&self.budget, exit, now_ms, self.supervised.clock.jitter()) {
             Verdict::Ignore => {
                 let shown = (child.kind.as_str(), child.shown.clone());
                 self.by_name.remove(name);
@@ -374,6 +376,13 @@ impl Children {
             futures_util::future::join_all(stopping).await;
         }
     }
+}
+
+/// What a task died of, in words. Its number says nothing to anybody.
+#[must_use]
+pub fn last_words(error: &JoinError) -> String {
+    let words = error.to_string();
+    words.strip_prefix(&format!("task {} ", error.id())).unwrap_or(&words).to_owned()
 }
 
 fn is_over(cell: &ActorCell) -> bool {

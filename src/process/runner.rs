@@ -3,11 +3,13 @@
 //! Whoever drops the future drops the leash, which calls the run off; the supervisor then ends it without us.
 
 use std::fs::File;
+use std::future::Future;
 use std::io::{self, Write as _};
 use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,17 +42,32 @@ const REPORT_BYTES_MAX: u64 = 64 * 1024;
 /// Longest limit of a wait: 30 years, because adding `Duration::MAX` to a clock overflows.
 const FOR_EVER: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 
+/// What runs commands in the place of supervisors.
+type StandIn = Arc<dyn Fn(CommandSpec, CancellationToken) -> Running + Send + Sync>;
+type Running = Pin<Box<dyn Future<Output = Result<Exit, ProcessError>> + Send>>;
+
 /// Starts commands under supervisors. Cheap to clone.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Runner {
     helper: Arc<PathBuf>,
+    instead: Option<StandIn>,
 }
 
 impl Runner {
+    /// Has every command run by this function, which keeps the promises of [`Runner::run`] without a process.
+    #[must_use]
+    pub fn by<F>(run: impl Fn(CommandSpec, CancellationToken) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Result<Exit, ProcessError>> + Send + 'static,
+    {
+        let instead: StandIn = Arc::new(move |spec, cancel| Box::pin(run(spec, cancel)));
+        Self { helper: Arc::default(), instead: Some(instead) }
+    }
+
     /// Supervises with the program at `helper`, which must dispatch [`HELPER_VERB`] to [`super::helper_main`].
     #[must_use]
     pub fn new(helper: PathBuf) -> Self {
-        Self { helper: Arc::new(helper) }
+        Self { helper: Arc::new(helper), instead: None }
     }
 
     /// Supervises with this very program; on Linux that holds even when its file was replaced meanwhile.
@@ -69,6 +86,9 @@ impl Runner {
     pub async fn run(&self, mut spec: CommandSpec, cancel: &CancellationToken) -> Result<Exit, ProcessError> {
         if cancel.is_cancelled() {
             return Ok(never_started());
+        }
+        if let Some(instead) = &self.instead {
+            return instead(spec, cancel.clone()).await;
         }
         let mut on_started = spec.on_started.take();
         let spec = Arc::new(spec);

@@ -38,7 +38,8 @@ impl Chain {
         self.0.load(Ordering::Acquire)
     }
 
-    fn tear(&self) {
+    /// Nothing of it is written any more.
+    pub fn tear(&self) {
         self.0.store(true, Ordering::Release);
     }
 }

@@ -24,6 +24,8 @@ mod prepare;
 mod processes;
 mod prometheus;
 mod promises;
+#[path = "../replay/mod.rs"]
+mod replay;
 #[path = "../scale/mod.rs"]
 mod scale;
 mod sessions;

@@ -16,20 +16,18 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use slugline::cli::client::{Client, Reply};
-use slugline::model::event::{EventKind, Subject};
 use slugline::process::MARK_VARIABLE;
 use slugline::runtime::run_mark;
 use slugline::store::Store;
 
 use crate::harness::{Site, git, until, write};
 use crate::marked::marked;
+use crate::replay::{Log, replay};
 
 /// I4: how long what was run may outlive the daemon.
 const LEFTOVERS_END: Duration = Duration::from_secs(10);
 /// I6: how long after the last fault everything goes on.
 const GOES_ON: Duration = Duration::from_secs(30);
-/// Events read at once.
-const PORTION: usize = 50_000;
 /// What a worker writes and does not commit.
 const UNCOMMITTED: &str = "not committed\n";
 
@@ -54,21 +52,6 @@ impl Book {
     fn ask_again(&mut self) {
         self.told.append(&mut self.seen);
     }
-}
-
-/// What the log says.
-#[derive(Debug, Default)]
-pub struct Log {
-    /// Todo and token of every grant.
-    pub granted: BTreeSet<(String, u64)>,
-    /// The same of every complete that counts.
-    pub done: BTreeSet<(String, u64)>,
-    /// How often each todo was finished.
-    pub finished: BTreeMap<String, usize>,
-    /// Leases that ran out.
-    pub expired: usize,
-    /// Results that came too late.
-    pub parked: usize,
 }
 
 impl Promises {
@@ -210,41 +193,4 @@ impl Promises {
 /// Whether a refusal says what is with the todo, and not only that the daemon cannot say now.
 fn is_reason(reply: &Reply) -> bool {
     (400..500).contains(&reply.status) && reply.json()["code"] != "busy"
-}
-
-/// Goes through the log from its first entry, knowing nothing of the code that wrote it (I2, I3): one holder per todo at any
-/// time, every token above all before it, every end an end of what is held.
-pub async fn replay(store: &Store) -> Log {
-    let (mut held, mut highest) = (BTreeMap::<String, u64>::new(), BTreeMap::<String, u64>::new());
-    let (mut log, mut after) = (Log::default(), 0);
-    loop {
-        let events = store.events(after, PORTION).await.expect("I5: the log can be read");
-        let Some(last) = events.last() else { return log };
-        after = last.seq;
-        for event in events {
-            let Subject::Todo(todo) = &event.subject else { continue };
-            let (name, token) = (todo.to_string(), event.data["token"].as_u64());
-            match event.kind {
-                EventKind::ClaimGranted => {
-                    let token = token.expect("a token");
-                    assert_eq!(held.insert(name.clone(), token), None, "I2: {name} was granted twice at {}", event.seq);
-                    let before = highest.insert(name.clone(), token).unwrap_or(0);
-                    assert!(token > before, "I2: {name}: token {token} after {before}");
-                    log.granted.insert((name, token));
-                }
-                EventKind::ClaimExpired | EventKind::ClaimReleased => {
-                    assert_eq!(held.remove(&name), token, "I3: an end of what is not held: {event:?}");
-                    log.expired += usize::from(event.kind == EventKind::ClaimExpired);
-                    if event.data["how"] == "done" {
-                        log.done.insert((name, token.unwrap_or(0)));
-                    }
-                }
-                EventKind::TodoUpdated if event.data["stage"] == "done" => {
-                    *log.finished.entry(name).or_default() += 1;
-                }
-                EventKind::TodoUpdated => log.parked += usize::from(!event.data["parked"].is_null()),
-                _ => {}
-            }
-        }
-    }
 }

@@ -18,7 +18,7 @@ use slugline::model::view::{HeartbeatRequest, Mutation};
 use tokio::sync::Mutex;
 
 use crate::harness::{House, Repo, Site};
-use crate::promises::{Log, replay};
+use crate::replay::{Log, replay};
 use crate::scale::{Dice, seed, size};
 
 const WORKERS: usize = 64;

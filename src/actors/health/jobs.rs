@@ -6,10 +6,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -19,6 +20,7 @@ use super::turning::{Doing, doing};
 use crate::actors::context::Context;
 use crate::actors::faults::Injected;
 use crate::actors::mailbox::{Address, Envelope, Reply};
+use crate::actors::supervision::last_words;
 use crate::metrics::actors::ActorKind;
 use crate::metrics::runtime as metric;
 use crate::model::event::EventKind;
@@ -224,7 +226,7 @@ impl Actor for JobsActor {
                 clippy::cast_precision_loss,
                 reason = "a few seconds"
             )]
-            let jitter = (spread as f64 * crate::actors::clock::jitter()) as u64;
+            let jitter = (spread as f64 * context.clock.jitter()) as u64;
             entry.due =
                 Instant::now() + Duration::from_millis(entry.record.due_in_ms(entry.terms.every_ms, now) + jitter);
             if entry.terms.every_ms > 0 {
@@ -348,7 +350,7 @@ impl JobsState {
             ));
             let (result, detail) = match inner.await {
                 Ok(ended) => ended,
-                Err(error) => (JobResult::Failed, format!("it died: {error}")),
+                Err(error) => (JobResult::Failed, format!("it died: it {}", last_words(&error))),
             };
             metric::job_ended(job, result, begun.elapsed());
             let _ = context.jobs_address.tell(JobsMsg::Ended { job, result, detail });
@@ -416,6 +418,7 @@ async fn locked(
     };
     let mut duty = std::pin::pin!(duty);
     let done = tokio::select! {
+        biased;
         done = tokio::time::timeout(limit, &mut duty) => done,
         () = stop.cancelled() => Ok(Err("the daemon stops".to_owned())),
     };

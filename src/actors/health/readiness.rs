@@ -12,7 +12,6 @@ use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
 use serde_json::{Value, json};
 
 use super::evidence::{self, Gathered, Queue};
-use super::hangs::new_id;
 use crate::actors::context::Context;
 use crate::actors::exclusion::write_whole;
 use crate::actors::mailbox::{Address, Envelope, Reply};
@@ -229,7 +228,7 @@ impl ReadinessState {
             let Gathered { mut sightings, signs, over, queue } = *gathered;
             let mut changed: Vec<Incident> = Vec::new();
             for sign in signs {
-                changed.extend(self.incidents.seen(sign, new_id, now.wall));
+                changed.extend(self.incidents.seen(sign, || self.context.clock.operation_id().to_string(), now.wall));
             }
             for key in self.context.readiness.incidents().iter().map(|incident| incident.key.clone()) {
                 if let Some(why) = over(&key) {

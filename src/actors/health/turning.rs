@@ -289,7 +289,7 @@ pub async fn doing<F: Future>(what: Doing, future: F) -> F::Output {
 pub fn beside<T>(work: impl FnOnce() -> T) -> T {
     let slot = here();
     let was_polling = slot.as_ref().map_or(0, |slot| slot.polling_since.load(Ordering::Acquire));
-    let done = tokio::task::block_in_place(|| {
+    let alone = || {
         if let Some(slot) = &slot {
             if was_polling != 0 {
                 // What was on until here is over for the worker.
@@ -299,7 +299,12 @@ pub fn beside<T>(work: impl FnOnce() -> T) -> T {
             slot.busy_since.store(0, Ordering::Release);
         }
         work()
-    });
+    };
+    // A runtime of one thread has nobody to give them to.
+    let done = match tokio::runtime::Handle::current().runtime_flavor() {
+        tokio::runtime::RuntimeFlavor::CurrentThread => alone(),
+        _ => tokio::task::block_in_place(alone),
+    };
     if let Some(slot) = slot.filter(|_| was_polling != 0) {
         slot.polling_since.store(nanos(), Ordering::Release);
     }

@@ -6,10 +6,11 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::actors::context::Context;
@@ -103,7 +104,7 @@ fn measure(context: &Arc<Context>) -> AbortOnDropHandle<()> {
     let every = Duration::from_millis(context.settings.watchdog.interval_ms);
     AbortOnDropHandle::new(tokio::spawn(async move {
         loop {
-            let due = tokio::time::Instant::now() + every;
+            let due = Instant::now() + every;
             tokio::time::sleep_until(due).await;
             pulse.lag(due.elapsed(), clock.now());
         }

@@ -8,7 +8,7 @@
 //! commits) or the local files in the way.
 //! Undone by: `git merge --abort` or `git rebase --abort`, on the mark "sync begun" that is set before and cleared after.
 
-use std::time::Instant;
+use tokio::time::Instant;
 
 use super::{blocking, git_fault, git_of};
 use crate::actors::answer;

@@ -7,9 +7,10 @@
 //! Undone by: nothing; what was made is found by the next look.
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::actors::clock;
+use tokio::time::Instant;
+
 use crate::actors::exclusion::private_parent;
 use crate::actors::exec::RunExec;
 use crate::actors::phases::{blocking, git_fault, git_of};
@@ -80,7 +81,7 @@ async fn set_half_made_aside(
     path: &std::path::Path,
 ) -> Result<WorktreeState, PhaseFault> {
     let (git, slug, path) = (git.clone(), run.args.todo.slug.clone(), path.to_owned());
-    let trash: PathBuf = run.args.repo.trash.join(clock::operation_id().as_str());
+    let trash: PathBuf = run.args.repo.trash.join(run.args.context.clock.operation_id().as_str());
     tracing::warn!(todo = %run.args.todo, aside = %trash.display(), "a half-made worktree is moved aside");
     let aside = blocking(move || {
         git::worktree::set_aside(&git, &path, &trash)?;
