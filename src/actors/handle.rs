@@ -343,11 +343,17 @@ impl Handle {
             let problem = read_base(entry).await.err();
             let registered = &entry.repo.registered;
             let opened = entry.repo.git_if_open().map(|git| git.base_branch().to_owned());
+            let repo = entry.repo.clone();
+            let looked = tokio::task::spawn_blocking(move || repo.look_for_planted()).await;
+            if let Err(error) = looked {
+                tracing::warn!(%error, "a look for what is planted failed");
+            }
             RepositoryView {
                 name: registered.name.clone(),
                 path: registered.path.display().to_string(),
                 base: opened.or_else(|| registered.base.clone()),
                 remote: registered.remote.clone(),
+                planted: entry.repo.planted().0,
                 usable: problem.is_none(),
                 problem,
             }

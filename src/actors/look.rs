@@ -251,10 +251,10 @@ pub async fn ask_git(
     ignored: bool,
     deadline: Duration,
 ) -> Result<porcelain::Status, String> {
-    let (of, path) = (repo.clone(), found.path.clone());
+    let (of, found) = (repo.clone(), found.clone());
     let command = tokio::task::spawn_blocking(move || {
         let git = of.git().map_err(|problem| problem.detail)?;
-        git.status_command(&path, ignored, deadline).map_err(|error| error.to_string())
+        git.status_command(&found, ignored, deadline).map_err(|error| error.to_string())
     });
     let command = command.await.map_err(|error| error.to_string())??;
     let begun = Instant::now();

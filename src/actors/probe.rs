@@ -131,13 +131,15 @@ impl GateEnvironment {
     }
 }
 
-/// Looks at a slug: loads what the ledger remembers if need be, then stats and refs on a thread that may block.
+/// Looks at a slug: loads what the ledger remembers if need be, then stats and refs on a thread that may block. The
+/// look is against the base given, or against what the base is now.
 pub async fn look(
     repo: &Arc<Repo>,
     todo: &TodoKey,
     ledger: &Ledger,
     environment: &Arc<GateEnvironment>,
     mut memory: Box<Memory>,
+    base: Option<Arc<Base>>,
     now: Timestamp,
 ) -> (Box<Memory>, Result<Look, Problem>) {
     if memory.record.is_none() {
@@ -148,7 +150,7 @@ pub async fn look(
     }
     let (repo, slug, environment) = (repo.clone(), todo.slug.clone(), environment.clone());
     let looked = tokio::task::spawn_blocking(move || {
-        let found = look_now(&repo, &slug, &environment, &mut memory, now);
+        let found = look_now(&repo, &slug, &environment, &mut memory, base, now);
         (memory, found)
     });
     match looked.await {
@@ -169,7 +171,7 @@ pub fn look_here(
     memory: &mut Memory,
     now: Timestamp,
 ) -> Option<Result<Look, Problem>> {
-    let found = look_now(repo, slug, environment, memory, now);
+    let found = look_now(repo, slug, environment, memory, None, now);
     let asks = |found: &Look| found.gate_keys.iter().any(|key| !memory.verdicts.contains_key(key));
     (!found.as_ref().is_ok_and(asks)).then_some(found)
 }
@@ -219,10 +221,11 @@ fn look_now(
     slug: &Slug,
     environment: &GateEnvironment,
     memory: &mut Memory,
+    base: Option<Arc<Base>>,
     now: Timestamp,
 ) -> Result<Look, Problem> {
     let begun = Instant::now();
-    let base = repo.base()?;
+    let base = base.map_or_else(|| repo.base(), Ok)?;
     let mut lap = Lap { took: [Duration::ZERO; 7], since: begun };
     lap.end(Phase::Resolve);
     let git = repo.git()?;

@@ -50,6 +50,10 @@ pub async fn judge(context: &Arc<Context>, repo: &Arc<Repo>, found: &Found) -> (
         (false, Some(error)) => Err(error.clone()),
         (false, None) => ask_git(context, repo, found, true, context.settings.scan_timeout).await,
     };
+    let status = match (status, submodule(repo, found).await) {
+        (Ok(_), Some(inside)) => Err(format!("{inside} is a submodule with files of its own")),
+        (status, _) => status,
+    };
     // What a branch has stays with the branch.
     let unreachable = match found.head.clone().filter(|_| found.detached) {
         None => Ok(0),
@@ -75,6 +79,12 @@ pub async fn judge(context: &Arc<Context>, repo: &Arc<Repo>, found: &Found) -> (
     let mut ignored = status.map(|status| status.ignored).unwrap_or_default();
     ignored.truncate(IGNORED_SHOWN_MAX);
     (obstacles(&facts), ignored)
+}
+
+/// A submodule with files in it, if there is one.
+async fn submodule(repo: &Arc<Repo>, found: &Found) -> Option<String> {
+    let (path, git_dir, git) = (found.path.clone(), found.git_dir.clone(), repo.git_if_open()?);
+    tokio::task::spawn_blocking(move || git.submodule(&path, &git_dir)).await.ok().flatten()
 }
 
 /// Removes a worktree, or says why not.
@@ -112,12 +122,12 @@ pub async fn remove(context: &Arc<Context>, entry: &RepoEntry, name: &str, dry_r
         let reasons = serde_json::to_value(&removal.reasons).unwrap_or_default();
         return Err(Problem::new(ProblemCode::WorktreeInUse, detail).with("reasons", reasons));
     }
-    let (of, path, trash) =
-        (repo.clone(), found.path.clone(), repo.trash.join(format!("{REMOVED}{}", context.clock.operation_id())));
+    let (of, path, admin) = (repo.clone(), found.path.clone(), found.git_dir.clone());
+    let trash = repo.trash.join(format!("{REMOVED}{}", context.clock.operation_id()));
     let to = trash.clone();
     let moved = tokio::task::spawn_blocking(move || {
         let git = of.git()?;
-        git::worktree::set_aside(&git, &path, &to).map_err(|error| {
+        git::worktree::remove(&git, &path, &admin, &to).map_err(|error| {
             let detail = format!(
                 "{} could not be moved to {}: {error}; `git worktree remove` removes it in place",
                 path.display(),

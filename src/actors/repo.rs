@@ -12,6 +12,7 @@ use crate::git::base::BaseTodo;
 use crate::git::{OpenError, Repository};
 use crate::metrics::git::{self as git_metric, Cache, LibraryOp};
 use crate::model::ids::{Oid, RepoName, Slug, TodoKey};
+use crate::model::planted::Planted;
 use crate::model::prepare;
 use crate::model::problem::{Problem, ProblemCode};
 use crate::model::repo_config::{self, PrepareConfig, RepoConfig};
@@ -63,6 +64,14 @@ pub struct Repo {
     /// Only one caller reads a new base; the others wait for it.
     reading: Mutex<()>,
     used: Mutex<Instant>,
+    planted: Mutex<Option<PlantedView>>,
+}
+
+/// What is planted in a repository, and what of it came while the daemon was watching.
+#[derive(Debug, Clone, Default)]
+struct PlantedView {
+    at_first: Planted,
+    now: Planted,
 }
 
 impl Repo {
@@ -80,6 +89,7 @@ impl Repo {
             base: ArcSwapOption::empty(),
             reading: Mutex::new(()),
             used: Mutex::new(Instant::now()),
+            planted: Mutex::default(),
             registered,
         }
     }
@@ -128,8 +138,33 @@ impl Repo {
         let Registered { name, path, base, remote } = &self.registered;
         let git = Repository::open(name.clone(), path, base.as_deref(), remote.as_deref()).map(Arc::new);
         let git = git.map_err(|error| unusable(name, &error))?;
+        self.note_planted(&git);
         self.opened.store(Some(git.clone()));
         Ok(git)
+    }
+
+    /// Looks at what in the repository could lead git astray, when it is in use. Blocks.
+    pub fn look_for_planted(&self) {
+        if let Some(git) = self.opened.load_full() {
+            self.note_planted(&git);
+        }
+    }
+
+    fn note_planted(&self, git: &Repository) {
+        let now = git.planted();
+        let mut view = self.planted.lock().unwrap_or_else(PoisonError::into_inner);
+        match view.as_mut() {
+            Some(view) => view.now = now,
+            None => *view = Some(PlantedView { at_first: now.clone(), now }),
+        }
+    }
+
+    /// The names of what in the repository could lead git astray, as last seen; and of those that came, or were changed,
+    /// since the daemon first looked.
+    #[must_use]
+    pub fn planted(&self) -> (Vec<String>, Vec<String>) {
+        let view = self.planted.lock().unwrap_or_else(PoisonError::into_inner).clone().unwrap_or_default();
+        (view.now.names(), view.now.since(&view.at_first))
     }
 
     /// The git repository, when it is open already.

@@ -19,7 +19,7 @@ use super::exclusion::{self, Exclusion};
 use super::health::turning::{Doing, doing};
 use super::phases;
 use super::probe::{self, Look, Memory, Scan};
-use super::repo::Repo;
+use super::repo::{Base, Repo};
 use super::runs::{Entered, Purpose, RunHandle, RunView, StopCause};
 use super::slug::{SlugArgs, SlugMsg, WorkCall};
 use super::supervision::last_words;
@@ -91,6 +91,9 @@ pub struct Run {
     pub exclusion: Option<Exclusion>,
     /// Everything its commands print.
     pub log: PathBuf,
+    /// The base of the run's first look. The run is about this one to its end: what the base becomes meanwhile is for the
+    /// next call, so nothing is brought in here that was not prepared and judged with.
+    base: Option<Arc<Base>>,
     /// When the worktree's files were written by this run, if they were.
     pub checked_out: Option<Instant>,
     feed: watch::Sender<RunView>,
@@ -153,6 +156,7 @@ pub fn start(args: &SlugArgs, order: Order, memory: Box<Memory>) -> Started {
         claim: None,
         exclusion: None,
         log: log_path(&args.context.settings.data_dir, &id),
+        base: None,
         checked_out: None,
         feed,
         operation,
@@ -276,11 +280,12 @@ impl Run {
             // What was seen a moment ago is good enough to leave a work tree alone, not to call it done.
             memory.scan = None;
         }
-        let SlugArgs { context, repo, todo, .. } = &self.args;
-        let (memory, found) =
-            probe::look(repo, todo, &context.ledger, &context.gate_environment, memory, context.clock.now()).await;
+        let (base, SlugArgs { context, repo, todo, .. }) = (self.base.clone(), &self.args);
+        let (environment, now) = (&context.gate_environment, context.clock.now());
+        let (memory, found) = probe::look(repo, todo, &context.ledger, environment, memory, base, now).await;
         self.memory = memory;
         let mut found = found?;
+        self.base.get_or_insert_with(|| found.base.clone());
         found.probe.claim = self.claim_state();
         Ok(found)
     }

@@ -251,7 +251,7 @@ impl SlugState {
             let SlugArgs { context, repo, todo, address } = args;
             let now = context.clock.now();
             let (memory, found) =
-                probe::look(&repo, &todo, &context.ledger, &context.gate_environment, memory, now).await;
+                probe::look(&repo, &todo, &context.ledger, &context.gate_environment, memory, None, now).await;
             let _ = address.tell(SlugMsg::Looked { memory, found: Box::new(found), calls });
         });
     }

@@ -57,7 +57,7 @@ impl Repository {
     }
 
     fn text(&self, commit: &Oid, path: &str) -> Result<Option<String>, GitError> {
-        let library = self.library();
+        let library = self.library().map_err(GitError::library(path))?;
         let tree = tree(&library, commit)?;
         let Ok(entry) = tree.get_path(path.as_ref()) else { return Ok(None) };
         if !is_file(&entry) {
@@ -84,7 +84,7 @@ impl Repository {
                 .faults
                 .push((None, FileFault { file: roadmap_path, line: 1, message: error.to_string(), dependency: false })),
         }
-        let library = self.library();
+        let library = self.library().map_err(GitError::library(dir))?;
         let root = tree(&library, commit)?;
         let Ok(entry) = root.get_path(dir.as_ref()) else { return Ok(found) };
         let Ok(todos) = library.find_tree(entry.id()) else { return Ok(found) };
@@ -109,7 +109,7 @@ impl Repository {
     pub fn hints(&self, commit: &Oid) -> Result<BaseHints, GitError> {
         let mut hints = BaseHints::default();
         {
-            let library = self.library();
+            let library = self.library().map_err(GitError::library(format!("commit {commit}")))?;
             let root = tree(&library, commit)?;
             hints.root_files =
                 root.iter().filter(is_file).filter_map(|entry| entry.name().ok().map(str::to_owned)).collect();
@@ -126,14 +126,14 @@ impl Repository {
 
     /// The content of a blob. Blocks.
     pub(super) fn blob(&self, oid: &Oid) -> Result<Vec<u8>, GitError> {
-        let library = self.library();
+        let library = self.library().map_err(GitError::library(format!("blob {oid}")))?;
         let blob = id_of(oid).and_then(|id| library.find_blob(id)).map(|blob| blob.content().to_vec());
         blob.map_err(GitError::library(format!("blob {oid}")))
     }
 
     /// The blob at a path of a commit, when there is one. Blocks.
     pub(super) fn blob_at(&self, commit: &Oid, path: &str) -> Result<Option<Oid>, GitError> {
-        let library = self.library();
+        let library = self.library().map_err(GitError::library(path))?;
         let tree = tree(&library, commit)?;
         Ok(tree.get_path(path.as_ref()).ok().filter(is_file).map(|entry| oid_of(entry.id())))
     }

@@ -137,8 +137,13 @@ pub(super) async fn run(
     args: &[&str],
 ) -> Result<(), GitError> {
     let mut pause = PAUSE_MIN;
+    let git_dir = repo
+        .git_dir_of(cwd)
+        .ok_or_else(|| GitError::State(format!("{} is no worktree of this repository (any more)", cwd.display())))?;
+    let work_tree = (cwd != repo.common_dir()).then_some(cwd);
     for attempt in 1.. {
-        let env = hardening::environment(repo)?;
+        repo.refuse_links(&git_dir)?;
+        let env = hardening::environment(repo, &git_dir, work_tree)?;
         let argv = std::iter::once("git").chain(args.iter().copied()).map(OsString::from).collect();
         let command = GitCommand { argv, cwd: cwd.to_owned(), env, deadline: DEADLINE, what };
         let exit = exec.exec(command).await.map_err(|reason| GitError::NotRun { what, reason })?;

@@ -2,21 +2,17 @@
 //! configuration can name programs in many places. Everything local that names one is overridden: by what the user's
 //! own (global, system) configuration says, or by nothing.
 //!
-//! Overrides travel as `GIT_CONFIG_COUNT` and friends, which win over every file. Included files are followed without
-//! asking for their condition, since a condition can become true inside git. What is left: a change to the
+//! Overrides travel as `GIT_CONFIG_COUNT` and friends, which win over every file. What is left: a change to the
 //! configuration in the milliseconds between this reading and git's own.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use git2::{Config, ConfigLevel};
 
+use super::configuration::{Setting, Settings};
 use super::{GitError, Repository};
-
-/// Files followed through includes, and how deep.
-const FILES_MAX: usize = 64;
-const DEPTH_MAX: usize = 10;
 
 /// Always set, whatever any file says.
 const ALWAYS: [(&str, &str); 17] = [
@@ -39,9 +35,15 @@ const ALWAYS: [(&str, &str); 17] = [
     ("rebase.autoStash", "false"),
 ];
 
-/// The environment of every git command, besides the overrides: no questions, no programs to ask with, plain messages,
-/// and a committer of the daemon's own, since the daemon makes the merge.
-const ENVIRONMENT: [(&str, &str); 11] = [
+/// The environment of every git command, besides the overrides: no questions, no programs to ask with, no transport that is
+/// a program of somebody's, objects and histories as they are and not as a replacement or a graft has them, plain
+/// messages, and a committer of the daemon's own, since the daemon makes the merge.
+const ENVIRONMENT: [(&str, &str); 15] = [
+    ("GIT_ALLOW_PROTOCOL", "file:git:http:https:ssh"),
+    // The first of several settings counts here, so none of ours could win.
+    ("GIT_PROXY_COMMAND", ""),
+    ("GIT_NO_REPLACE_OBJECTS", "1"),
+    ("GIT_GRAFT_FILE", "/dev/null"),
     ("GIT_TERMINAL_PROMPT", "0"),
     ("GIT_ASKPASS", "false"),
     ("SSH_ASKPASS", "false"),
@@ -66,24 +68,32 @@ fn replacement(key: &str) -> Option<&'static str> {
         ("merge", "driver") => Some("false"),
         ("diff", "external" | "command" | "textconv") | ("interactive", "difffilter") => Some(""),
         ("core", "sshcommand") => Some("ssh -oBatchMode=yes"),
-        ("core", "gitproxy" | "askpass") | ("credential", "helper") | ("gpg", "program" | "defaultkeycommand") => {
-            Some("")
-        }
+        ("core", "askpass") | ("gpg", "program" | "defaultkeycommand") => Some(""),
+        ("hook", "command") => Some("true"),
         ("remote", "uploadpack") => Some("git-upload-pack"),
         ("remote", "receivepack") => Some("git-receive-pack"),
         ("remote", "vcs") | ("trailer", "command" | "cmd") | ("uploadpack", "packobjectshook") => Some(""),
-        ("core", "worktree" | "attributesfile") => Some(""),
+        ("core", "attributesfile") => Some("/dev/null"),
         _ => None,
     }
 }
 
-/// Everything a git command of ours gets in its environment.
-pub(super) fn environment(repo: &Repository) -> Result<Vec<(OsString, OsString)>, GitError> {
+/// Everything a git command of ours gets in its environment, when it works in the worktree with this git directory (the
+/// shared one for the main worktree) and, where it has files, these. Where git works is said here and not left to files
+/// that somebody can bend: neither a `.git`, a `commondir` nor a `core.worktree` leads it elsewhere.
+pub(super) fn environment(
+    repo: &Repository,
+    git_dir: &Path,
+    work_tree: Option<&Path>,
+) -> Result<Vec<(OsString, OsString)>, GitError> {
     let mut pairs: Vec<(String, String)> =
         ALWAYS.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect();
-    pairs.extend(overrides(repo.common_dir())?);
+    pairs.extend(overrides(repo.common_dir(), git_dir)?);
     let mut env: Vec<(OsString, OsString)> =
         ENVIRONMENT.iter().map(|&(key, value)| (key.into(), value.into())).collect();
+    env.push(("GIT_DIR".into(), git_dir.into()));
+    env.push(("GIT_COMMON_DIR".into(), repo.common_dir().into()));
+    env.extend(work_tree.map(|dir| ("GIT_WORK_TREE".into(), dir.into())));
     env.push(("GIT_CONFIG_COUNT".into(), pairs.len().to_string().into()));
     for (index, (key, value)) in pairs.into_iter().enumerate() {
         env.push((format!("GIT_CONFIG_KEY_{index}").into(), key.into()));
@@ -93,12 +103,19 @@ pub(super) fn environment(repo: &Repository) -> Result<Vec<(OsString, OsString)>
 }
 
 /// Overrides for every key in the repository's own files that names a program.
-fn overrides(common_dir: &Path) -> Result<BTreeMap<String, String>, GitError> {
-    let mut local = Local::default();
-    local.file(&common_dir.join("config"), 0)?;
-    local.file(&common_dir.join("config.worktree"), 0)?;
-    for entry in std::fs::read_dir(common_dir.join("worktrees")).into_iter().flatten().flatten() {
-        local.file(&entry.path().join("config.worktree"), 0)?;
+fn overrides(common_dir: &Path, git_dir: &Path) -> Result<Vec<(String, String)>, GitError> {
+    let files = [common_dir.join("config"), common_dir.join("config.worktree"), git_dir.join("config.worktree")];
+    let mut keys = BTreeSet::new();
+    let mut helpers = false;
+    for Setting { key, .. } in Settings::read(files)?.settings {
+        if key.starts_with("credential.") && key.ends_with(".helper") {
+            helpers = true;
+        } else if replacement(&key).is_some() {
+            if let Some((driver, _)) = key.strip_prefix("filter.").and_then(|rest| rest.rsplit_once('.')) {
+                keys.insert(format!("filter.{driver}.required"));
+            }
+            keys.insert(key);
+        }
     }
     let own = Config::open_default().ok();
     let own_value = |key: &str| {
@@ -107,56 +124,25 @@ fn overrides(common_dir: &Path) -> Result<BTreeMap<String, String>, GitError> {
             .into_iter()
             .find_map(|level| own.open_level(level).ok()?.get_string(key).ok())
     };
-    let decide = |key: String| {
-        let value = own_value(&key).or_else(|| replacement(&key).map(str::to_owned))?;
-        // git refuses an empty work tree or attributes file; these two are simply the user's or not there.
-        Some((key, value)).filter(|(key, value)| {
-            !(value.is_empty() && key.starts_with("core.attributesfile") || key == "core.worktree")
-        })
-    };
-    Ok(local.keys.into_iter().filter_map(decide).collect())
-}
-
-#[derive(Default)]
-struct Local {
-    keys: Vec<String>,
-    seen: Vec<PathBuf>,
-}
-
-impl Local {
-    /// Collects the keys of one file that name programs, and follows what it includes.
-    fn file(&mut self, path: &Path, depth: usize) -> Result<(), GitError> {
-        if self.seen.iter().any(|seen| seen == path) || !path.exists() {
-            return Ok(());
-        }
-        if depth > DEPTH_MAX || self.seen.len() >= FILES_MAX {
-            return Err(GitError::State(format!("{} includes too many files to check", path.display())));
-        }
-        self.seen.push(path.to_owned());
-        let fault = || GitError::library(format!("git configuration {}", path.display()));
-        let config = Config::open(path).map_err(fault())?;
-        let mut entries = config.entries(None).map_err(fault())?;
-        let mut includes = Vec::new();
-        while let Some(entry) = entries.next() {
-            let entry = entry.map_err(fault())?;
-            let Ok(key) = entry.name() else { continue };
-            if replacement(key).is_some() {
-                self.keys.push(key.to_owned());
-                if let Some(filter) = key.strip_prefix("filter.").and_then(|rest| rest.rsplit_once('.')) {
-                    self.keys.push(format!("filter.{}.required", filter.0));
-                }
-            } else if key == "include.path" || (key.starts_with("includeif.") && key.ends_with(".path")) {
-                includes.extend(entry.value().ok().map(|value| resolve(path, value)));
-            }
-        }
-        includes.into_iter().try_for_each(|include| self.file(&include, depth + 1))
+    let decide = |key: String| Some((own_value(&key).or_else(|| replacement(&key).map(str::to_owned))?, key));
+    let mut pairs: Vec<(String, String)> =
+        keys.into_iter().filter_map(decide).map(|(value, key)| (key, value)).collect();
+    if helpers {
+        // They add up; an empty one lets go all before it, the user's own too, which come again behind it.
+        pairs.push(("credential.helper".to_owned(), String::new()));
+        pairs.extend(own.iter().flat_map(own_helpers));
     }
+    Ok(pairs)
 }
 
-/// Where an include leads, seen from the file that has it.
-fn resolve(from: &Path, to: &str) -> PathBuf {
-    match (to.strip_prefix("~/"), std::env::var_os("HOME")) {
-        (Some(rest), Some(home)) => PathBuf::from(home).join(rest),
-        _ => from.parent().unwrap_or(from).join(to),
+/// The user's own credential helpers, for everything and for single addresses, in their order.
+fn own_helpers(own: &Config) -> Vec<(String, String)> {
+    let mut helpers = Vec::new();
+    let Ok(mut entries) = own.entries(Some("^credential\\..*helper$")) else { return helpers };
+    while let Some(Ok(entry)) = entries.next() {
+        if let (Ok(key), Ok(value)) = (entry.name(), entry.value()) {
+            helpers.push((key.to_owned(), value.to_owned()));
+        }
     }
+    helpers
 }

@@ -1,11 +1,11 @@
 //! The commit tier: what follows from commits alone. Kept by object ids, for ever, within a bound.
 
 use std::collections::{BinaryHeap, HashMap};
-use std::fs;
 use std::hash::Hash;
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::Path;
 
+use super::files::{self, Links};
 use super::{GitError, Repository, id_of, oid_of};
 use crate::metrics::git::{self as metric, Cache, LibraryOp};
 use crate::model::ids::Oid;
@@ -87,7 +87,8 @@ impl Repository {
         if let Some(view) = self.remembered().views.get(&id) {
             return Ok(view);
         }
-        let view = view_of(&self.library(), id).map_err(GitError::library(format!("commit {commit}")))?;
+        let view = self.library().and_then(|library| view_of(&library, id));
+        let view = view.map_err(GitError::library(format!("commit {commit}")))?;
         self.remembered().views.put(id, view.clone());
         Ok(view)
     }
@@ -118,7 +119,7 @@ impl Repository {
         let walk = || self.walk(pair.0, pair.1, |only_here| ids = only_here);
         metric::timed(LibraryOp::WalkHistory, walk).map_err(fault())?;
         ids.truncate(limit);
-        let library = self.library();
+        let library = self.library().map_err(fault())?;
         ids.into_iter().map(|id| view_of(&library, id).map_err(fault())).collect()
     }
 
@@ -138,7 +139,7 @@ impl Repository {
             queued: bool,
             time: i64,
         }
-        let library = self.library();
+        let library = self.library()?;
         let mut memory = self.remembered();
         if memory.nodes.len() > COMMITS_MAX {
             memory.nodes.clear();
@@ -228,7 +229,7 @@ impl Repository {
     fn is_first_parent(&self, commit: &Oid, of: &Oid) -> Result<bool, GitError> {
         let walk = || -> Result<bool, git2::Error> {
             let (commit, mut at) = (id_of(commit)?, id_of(of)?);
-            let library = self.library();
+            let library = self.library()?;
             let mut memory = self.remembered();
             let oldest = node(&library, &mut memory.nodes, commit)?.time.saturating_sub(SKEW_S);
             for _ in 0..WALK_MAX {
@@ -264,7 +265,7 @@ impl Repository {
 
     /// `None` when only a merge can tell.
     fn compare_blobs(&self, base: git2::Oid, head: git2::Oid) -> Result<Option<bool>, git2::Error> {
-        let library = self.library();
+        let library = self.library()?;
         let Ok(fork) = library.merge_base(base, head) else { return Ok(Some(false)) };
         let tree = |commit| library.find_commit(commit)?.tree();
         let (fork, base, head) = (tree(fork)?, tree(base)?, tree(head)?);
@@ -305,7 +306,7 @@ impl Repository {
     /// Commits that only this commit leads to, no branch, remote branch or tag. Blocks.
     pub fn unreachable(&self, head: &Oid) -> Result<u64, GitError> {
         let count = || -> Result<u64, git2::Error> {
-            let library = self.library();
+            let library = self.library()?;
             let mut walk = library.revwalk()?;
             walk.push(id_of(head)?)?;
             for glob in ["refs/heads/*", "refs/remotes/*", "refs/tags/*"] {
@@ -369,7 +370,7 @@ fn view_of(library: &git2::Repository, id: git2::Oid) -> Result<CommitView, git2
 
 /// The end of a file, as text.
 fn tail_of(path: &Path) -> Option<String> {
-    let mut file = fs::File::open(path).ok().filter(|file| file.metadata().is_ok_and(|meta| meta.is_file()))?;
+    let mut file = files::open(path, Links::Refused).ok().flatten()?;
     let length = file.metadata().ok()?.len();
     file.seek(SeekFrom::Start(length.saturating_sub(REFLOG_BYTES_MAX))).ok()?;
     let mut bytes = Vec::new();

@@ -124,6 +124,11 @@ impl Index {
     }
 }
 
+/// Whether an index of so many bytes can have as many files as its first twelve bytes say: each takes more than forty.
+pub(super) fn count_is_possible(header: &[u8; HEADER_BYTES], length: u64) -> bool {
+    u64::from(u32_at(header, 8)) <= length / STAT_BYTES as u64
+}
+
 /// Whether a path stays below where it starts and out of `.git`.
 fn is_plain(path: &[u8]) -> bool {
     path.split(|byte| *byte == b'/').all(|part| !matches!(part, b"" | b"." | b".." | b".git"))

@@ -1,10 +1,10 @@
 //! Repositories, refs, worktrees and syncing. `git2` types and knowledge of git's files stop at this door.
 //!
 //! May know `model` and `metrics`. Starts no process itself: git command lines go out through [`Exec`]. Reading order: `repository`
-//! (opening), `stamp`, `refs` and `place` (the cheap look, by
+//! (opening), `files` and `configuration` (what is read of it, without trust), `stamp`, `refs` and `place` (the cheap look, by
 //! stats and small reads), `base` (what a base commit says), `status`, `registry`, `history`, `index`, `scan` and
 //! `porcelain` (what is shown of worktrees), `watch` (being told what changes),
-//! `hardening` and `command` (how git is run so that nothing planted runs with it), `worktree`, `sync`, `todo_sync`
+//! `planted`, `hardening` and `command` (how git is run so that nothing planted runs with it), `worktree`, `sync`, `todo_sync`
 //! (effects), `locks` (stale ones).
 //!
 //! Which means for which operation was measured: refs by file (microseconds), objects on one libgit2 handle per
@@ -12,12 +12,15 @@
 
 pub mod base;
 pub mod command;
+mod configuration;
 mod fetch;
+mod files;
 mod hardening;
 mod history;
 mod index;
 mod locks;
 mod place;
+mod planted;
 pub mod porcelain;
 mod refs;
 mod registry;

@@ -148,12 +148,9 @@ impl Repository {
             // A directory: a repository of its own.
             Err(_) => return foreign(ForeignReason::OtherRepository),
         };
-        let Some(admin) = text.trim_end().strip_prefix("gitdir: ").map(|to| path.join(to)) else {
+        let Some(admin) = self.our_admin(path, &text) else {
             return foreign(ForeignReason::OtherRepository);
         };
-        if !self.is_our_admin(&admin) {
-            return foreign(ForeignReason::OtherRepository);
-        }
         let Some(back) = read_small(&admin.join("gitdir")).map_err(GitError::file(&admin))? else {
             return Ok(if admin.exists() { Place::Foreign(ForeignReason::OtherRepository) } else { Place::Unlinked });
         };
@@ -218,7 +215,12 @@ impl Repository {
     pub(super) fn admin_dirs(&self) -> Result<Vec<PathBuf>, GitError> {
         let dir = self.common_dir().join("worktrees");
         match fs::read_dir(&dir) {
-            Ok(entries) => Ok(entries.flatten().map(|entry| entry.path()).collect()),
+            // A link there is none of git's making.
+            Ok(entries) => Ok(entries
+                .flatten()
+                .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+                .map(|entry| entry.path())
+                .collect()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
             Err(error) => Err(GitError::file(&dir)(error)),
         }
@@ -237,18 +239,20 @@ impl Repository {
         Some(back.trim_end().trim_end_matches("/.git").to_owned())
     }
 
-    /// Whether a link leads into our own `worktrees` directory.
-    fn is_our_admin(&self, admin: &Path) -> bool {
+    /// Where a worktree's `.git` leads, when that is directly below our own `worktrees` directory and not on from there.
+    pub(super) fn our_admin(&self, path: &Path, link: &str) -> Option<PathBuf> {
+        let to = path.join(link.trim_end().strip_prefix("gitdir: ")?);
+        let (parent, name) = (to.parent()?, to.file_name()?);
         let dir = self.common_dir().join("worktrees");
-        let direct = admin.parent() == Some(dir.as_path()) && admin.file_name().is_some();
-        direct || admin.parent().and_then(|parent| parent.canonicalize().ok()).is_some_and(|parent| parent == dir)
+        let is_ours = parent == dir || parent.canonicalize().is_ok_and(|parent| parent == dir);
+        let admin = dir.join(name);
+        let leads_on = fs::symlink_metadata(&admin).is_ok_and(|meta| !meta.is_dir());
+        (is_ours && !leads_on).then_some(admin)
     }
 
     /// The admin directory of a worktree that is there.
     pub(super) fn admin_of(&self, path: &Path) -> Option<PathBuf> {
-        let text = read_small(&path.join(".git")).ok().flatten()?;
-        let admin = path.join(text.trim_end().strip_prefix("gitdir: ")?);
-        self.is_our_admin(&admin).then_some(admin)
+        self.our_admin(path, &read_small(&path.join(".git")).ok().flatten()?)
     }
 
     /// Whether somebody, or a git that died, holds the worktree's index.

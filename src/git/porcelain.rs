@@ -2,10 +2,9 @@
 //! nothing planted running, and read here.
 
 use std::ffi::OsString;
-use std::path::Path;
 use std::time::Duration;
 
-use super::{GitCommand, GitError, Repository, hardening};
+use super::{Found, GitCommand, GitError, Repository, hardening};
 use crate::model::worktree::{Changes, FileChange};
 
 /// What git says of a work tree.
@@ -21,14 +20,14 @@ pub struct Status {
 
 impl Repository {
     /// The command that asks; the caller runs it and reads the answer with [`parse`]. Reads configuration: blocks.
-    pub fn status_command(&self, worktree: &Path, ignored: bool, deadline: Duration) -> Result<GitCommand, GitError> {
+    pub fn status_command(&self, found: &Found, ignored: bool, deadline: Duration) -> Result<GitCommand, GitError> {
+        let words = ["git", "--no-optional-locks", "status", "--porcelain=v2", "-z", "--untracked-files=normal"];
+        // Of a submodule its commit counts and not its files: to look at those git would run with its configuration.
         let mut argv: Vec<OsString> =
-            ["git", "--no-optional-locks", "status", "--porcelain=v2", "-z", "--untracked-files=normal"]
-                .map(OsString::from)
-                .into();
+            words.into_iter().chain(["--ignore-submodules=dirty"]).map(OsString::from).collect();
         argv.push(if ignored { "--ignored=traditional" } else { "--ignored=no" }.into());
-        let env = hardening::environment(self)?;
-        Ok(GitCommand { argv, cwd: worktree.to_owned(), env, deadline, what: "status" })
+        let env = hardening::environment(self, &found.git_dir, (!found.bare).then_some(found.path.as_path()))?;
+        Ok(GitCommand { argv, cwd: found.path.clone(), env, deadline, what: "status" })
     }
 }
 

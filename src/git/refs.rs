@@ -7,8 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::fs::{Mode, OFlags};
-
+use super::files::{self, Links};
 use super::{GitError, Repository};
 use crate::model::ids::{Oid, Slug};
 
@@ -17,16 +16,11 @@ const SMALL_BYTES_MAX: usize = 4_096;
 /// How far a symbolic ref may lead.
 const SYMBOLIC_DEPTH_MAX: usize = 5;
 /// A packed-refs file beyond this is not read: a million refs take about 70 MB.
-const PACKED_BYTES_MAX: u64 = 256 << 20;
+pub(super) const PACKED_BYTES_MAX: u64 = 128 << 20;
 
 /// Reads a small regular file without following a link and without waiting on a pipe; `None` when nothing is there.
 pub(super) fn read_small(path: &Path) -> io::Result<Option<String>> {
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    let file = match rustix::fs::open(path, flags, Mode::empty()) {
-        Ok(file) => file,
-        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(None),
-        Err(error) => return Err(error.into()),
-    };
+    let Some(file) = files::open(path, Links::Refused)? else { return Ok(None) };
     let mut buffer = [0_u8; SMALL_BYTES_MAX];
     let read = rustix::io::read(&file, &mut buffer[..])?;
     if read == SMALL_BYTES_MAX {
@@ -50,7 +44,7 @@ impl PackedRefs {
     }
 
     fn get(&self, name: &str) -> io::Result<Option<Oid>> {
-        let meta = match fs::metadata(&self.path) {
+        let meta = match fs::symlink_metadata(&self.path) {
             Ok(meta) => meta,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
@@ -60,10 +54,8 @@ impl PackedRefs {
         if let Some((_, refs)) = parsed.as_ref().filter(|(known, _)| *known == stamp) {
             return Ok(refs.get(name).cloned());
         }
-        if meta.len() > PACKED_BYTES_MAX {
-            return Err(io::Error::other("packed-refs is larger than is read"));
-        }
-        let text = fs::read_to_string(&self.path)?;
+        let Some(text) = files::read(&self.path, PACKED_BYTES_MAX, Links::Refused)? else { return Ok(None) };
+        let text = String::from_utf8_lossy(&text);
         let refs: Parsed = Arc::new(text.lines().filter_map(packed_line).collect());
         let found = refs.get(name).cloned();
         *parsed = Some((stamp, refs));

@@ -1,21 +1,26 @@
 //! Opening a repository: what can be served, and a clear word for what cannot.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use git2::ErrorCode;
 
+use super::configuration::Settings;
+use super::files::{self, Links};
 use super::history::Remembered;
-use super::refs::PackedRefs;
+use super::index::{INDEX_BYTES_MAX, count_is_possible};
+use super::refs::{PACKED_BYTES_MAX, PackedRefs, read_small};
 use super::scan::ScanRules;
 use super::stamp::Witness;
-use super::{GitError, oid_of};
+use super::{GitError, oid_of, planted};
 use crate::metrics::git::{self as metric, LibraryOp};
 use crate::model::ids::{Oid, RepoName};
 
 /// Branches named in an error as examples.
 const EXAMPLES: usize = 5;
+/// A list of other object stores beyond this was not made by git.
+const ALTERNATES_BYTES_MAX: u64 = 64 << 10;
 
 /// Why a registered path cannot be served.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -91,6 +96,10 @@ pub struct Repository {
     pub(super) history: Mutex<Remembered>,
     pub(super) scan_rules: Mutex<Option<Arc<ScanRules>>>,
     upstreams: Mutex<Option<(Witness, HashMap<String, String>)>>,
+    /// Symbolic links that were where git writes when it was opened: some share their objects that way.
+    pub(super) own_links: BTreeSet<PathBuf>,
+    /// The stamps of what the library reads whole, while they say that it may.
+    checked: Mutex<Option<Witness>>,
 }
 
 impl std::fmt::Debug for Repository {
@@ -107,6 +116,10 @@ impl Repository {
         if !path.exists() {
             return Err(OpenError::Missing(shown));
         }
+        let unsound = |error: GitError| OpenError::Other { path: shown.clone(), reason: error.to_string() };
+        if let Some(common_dir) = common_dir_of(path) {
+            check(&common_dir).map_err(unsound)?;
+        }
         let opened = git2::Repository::open(path).map_err(|error| classify(&shown, &error))?;
         let opened = if opened.is_worktree() {
             git2::Repository::open(opened.commondir()).map_err(|error| classify(&shown, &error))?
@@ -115,6 +128,13 @@ impl Repository {
         };
         let other = |reason: String| OpenError::Other { path: shown.clone(), reason };
         let common_dir = opened.commondir().canonicalize().map_err(|error| other(error.to_string()))?;
+        if opened.path().canonicalize().ok().as_ref() != Some(&common_dir) {
+            return Err(other(format!(
+                "its git directory leads to {}; take the file commondir out of it",
+                common_dir.display()
+            )));
+        }
+        let checked = check(&common_dir).map_err(unsound)?;
         // The library says it with a slash at its end.
         let (bare, main_path) = (opened.is_bare(), opened.workdir().unwrap_or(&common_dir).components().collect());
         let base_branch = match base {
@@ -123,6 +143,7 @@ impl Repository {
         };
         let base_ref = base_ref(&opened, &shown, &base_branch, remote)?;
         let packed = PackedRefs::new(&common_dir);
+        let own_links = planted::links(&common_dir);
         Ok(Self {
             name,
             common_dir,
@@ -136,6 +157,8 @@ impl Repository {
             history: Mutex::default(),
             scan_rules: Mutex::default(),
             upstreams: Mutex::default(),
+            own_links,
+            checked: Mutex::new(checked.settled().then_some(checked)),
         })
     }
 
@@ -164,7 +187,7 @@ impl Repository {
             return upstreams.get(branch).cloned();
         }
         let witness = Witness::of([self.common_dir.join("config")]);
-        let upstreams = upstreams_of(&self.library());
+        let upstreams = self.library().map(|library| upstreams_of(&library)).unwrap_or_default();
         let found = upstreams.get(branch).cloned();
         *known = witness.settled().then_some((witness, upstreams));
         found
@@ -203,14 +226,53 @@ impl Repository {
         Ok(oid)
     }
 
-    /// The library handle, for one short use.
-    pub(super) fn library(&self) -> MutexGuard<'_, git2::Repository> {
-        self.handle.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The library handle, for one short use. Some stats make sure that what the library reads whole, again and again,
+    /// is still what can be read.
+    pub(super) fn library(&self) -> Result<MutexGuard<'_, git2::Repository>, git2::Error> {
+        self.check().map_err(|error| git2::Error::from_str(&error.to_string()))?;
+        Ok(self.handle.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn check(&self) -> Result<(), GitError> {
+        let mut checked = self.checked.lock().unwrap_or_else(PoisonError::into_inner);
+        if checked.as_ref().is_some_and(Witness::holds) {
+            return Ok(());
+        }
+        let witness = check(&self.common_dir)?;
+        *checked = witness.settled().then_some(witness);
+        Ok(())
+    }
+
+    /// The library's handle on one worktree and on nothing else, whatever its own files or the configuration say.
+    pub(super) fn open_worktree(&self, path: &Path) -> Result<git2::Repository, git2::Error> {
+        let refused = |error: &dyn std::fmt::Display| git2::Error::from_str(&error.to_string());
+        self.check().map_err(|error| refused(&error))?;
+        let git_dir = self.git_dir_of(path).ok_or_else(|| refused(&"it is no worktree of this repository"))?;
+        Settings::read([git_dir.join("config.worktree")]).map_err(|error| refused(&error))?;
+        check_index(&git_dir.join("index")).map_err(|error| refused(&error))?;
+        let flags = git2::RepositoryOpenFlags::NO_SEARCH | git2::RepositoryOpenFlags::NO_DOTGIT;
+        let opened = git2::Repository::open_ext(&git_dir, flags, std::iter::empty::<&Path>())?;
+        let is = |is: &Path, wanted: &Path| is.canonicalize().is_ok_and(|is| is == wanted);
+        if !is(opened.path(), &git_dir) || !is(opened.commondir(), &self.common_dir) {
+            return Err(refused(&"its git directory leads somewhere else"));
+        }
+        opened.set_workdir(path, false)?;
+        Ok(opened)
+    }
+
+    /// The git directory of a worktree that is there: the shared one of the main worktree, that of its registration
+    /// otherwise.
+    pub(super) fn git_dir_of(&self, path: &Path) -> Option<PathBuf> {
+        if path == self.main_path || path == self.common_dir {
+            Some(self.common_dir.clone())
+        } else {
+            self.admin_of(path)
+        }
     }
 
     /// The tree of a commit. Blocks.
     pub fn tree_of_commit(&self, commit: &Oid) -> Result<Oid, GitError> {
-        let library = self.library();
+        let library = self.library().map_err(GitError::library(format!("commit {commit}")))?;
         let tree = super::id_of(commit).and_then(|id| library.find_commit(id)).map(|commit| commit.tree_id());
         tree.map(oid_of).map_err(GitError::library(format!("commit {commit}")))
     }
@@ -220,7 +282,7 @@ impl Repository {
         if head == base {
             return Ok(true);
         }
-        let library = self.library();
+        let library = self.library().map_err(GitError::library(format!("history of {head}")))?;
         let contains = super::id_of(head).and_then(|head| library.graph_descendant_of(head, super::id_of(base)?));
         contains.map_err(GitError::library(format!("history of {head}")))
     }
@@ -231,7 +293,7 @@ impl Repository {
         if self.contains(base, head)? {
             return Ok(true);
         }
-        let library = self.library();
+        let library = self.library().map_err(GitError::library(format!("merging {head} into {base} in memory")))?;
         let commit = |oid: &Oid| super::id_of(oid).and_then(|id| library.find_commit(id));
         let brings_nothing = || -> Result<bool, git2::Error> {
             let (base, head) = (commit(base)?, commit(head)?);
@@ -244,6 +306,63 @@ impl Repository {
         };
         let tried = metric::timed(LibraryOp::MergeTrial, brings_nothing);
         tried.map_err(GitError::library(format!("merging {head} into {base} in memory")))
+    }
+}
+
+/// Where a path's repository shares what its worktrees share, by its files alone; `None` when that cannot be seen.
+fn common_dir_of(path: &Path) -> Option<PathBuf> {
+    let link = path.join(".git");
+    let git_dir = match read_small(&link) {
+        Ok(Some(text)) => path.join(text.trim_end().strip_prefix("gitdir: ")?),
+        Ok(None) => path.to_owned(),
+        Err(_) if link.is_dir() => link,
+        Err(_) => return None,
+    };
+    let common = read_small(&git_dir.join("commondir")).ok().flatten();
+    Some(common.map_or(git_dir.clone(), |common| git_dir.join(common.trim_end())))
+}
+
+/// Makes sure of the files that the library reads whole and without asking what they are: that they are regular ones,
+/// of a size that can be, and that the configuration does not include itself to death. What comes back says how long
+/// that holds.
+fn check(common_dir: &Path) -> Result<Witness, GitError> {
+    let (packed, alternates) = (common_dir.join("packed-refs"), common_dir.join("objects/info/alternates"));
+    let configuration = ["config", "config.worktree"].map(|name| common_dir.join(name));
+    // The stamps are taken before anything is read. What is included is not known before that; it is read again when it
+    // is looked at again.
+    let before = Witness::of(configuration.iter().cloned().chain([packed.clone(), alternates.clone()]));
+    let read = Settings::read(configuration)?;
+    for (file, limit) in [(packed, PACKED_BYTES_MAX), (alternates, ALTERNATES_BYTES_MAX)] {
+        is_readable(&file, limit)?;
+    }
+    Ok(before.and(read.files))
+}
+
+/// Whether the library may read a file whole; one that is not there it may.
+fn is_readable(path: &Path, limit: u64) -> Result<Option<std::fs::File>, GitError> {
+    let fault = |reason: String| GitError::File { path: path.display().to_string(), reason };
+    let Some(file) = files::open(path, Links::Refused).map_err(|error| fault(error.to_string()))? else {
+        return Ok(None);
+    };
+    match file.metadata() {
+        Ok(meta) if meta.len() <= limit => Ok(Some(file)),
+        Ok(meta) => Err(fault(format!("it has {} bytes, at most {limit} are read", meta.len()))),
+        Err(error) => Err(fault(error.to_string())),
+    }
+}
+
+/// The library sets room aside for as many files as an index says it has, whatever its size.
+fn check_index(path: &Path) -> Result<(), GitError> {
+    use std::io::Read as _;
+    let Some(mut file) = is_readable(path, INDEX_BYTES_MAX)? else { return Ok(()) };
+    let length = file.metadata().map_err(GitError::file(path))?.len();
+    let mut header = [0; 12];
+    match file.read_exact(&mut header) {
+        Ok(()) if !count_is_possible(&header, length) => {
+            Err(GitError::State(format!("{} counts more files than it can hold", path.display())))
+        }
+        // The library says itself what is wrong with one that is cut short.
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 

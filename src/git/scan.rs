@@ -7,7 +7,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::CStr;
-use std::fs;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -20,6 +19,7 @@ use gix_ignore::glob::pattern::Case;
 use gix_ignore::search::Ignore;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir};
 
+use super::files::{self, Links};
 use super::index::{Entry, INDEX_BYTES_MAX, Index, IndexError, oid_of_bytes};
 use super::porcelain::Status;
 use super::stamp::Witness;
@@ -176,12 +176,22 @@ impl Repository {
         Ok(Looked::Counted(Changes { staged, unstaged, untracked, conflicted: conflicted(&index) }))
     }
 
+    /// A submodule of a worktree that has files in it, if there is one. Blocks.
+    #[must_use]
+    pub fn submodule(&self, worktree: &Path, git_dir: &Path) -> Option<String> {
+        let Ok(IndexFile::Read(index, _)) = read_index(&git_dir.join("index")) else { return None };
+        let submodules = index.entries.iter().filter(|entry| entry.stat.mode & TYPE_BITS == SUBMODULE_BITS);
+        let mut paths = submodules.map(|entry| index.name(entry).to_path_lossy().into_owned());
+        let inside = paths.find(|path| std::fs::symlink_metadata(worktree.join(path).join(".git")).is_ok());
+        inside.map(|path| path.display().to_string())
+    }
+
     /// Staged changes; `None` when some of them could be renames, which git counts as one.
     fn staged(&self, index: &Index, path: &Path, head_tree: Option<&Oid>) -> Result<Option<u64>, ScanError> {
         if index.tree.is_some() && index.tree.as_ref() == head_tree {
             return Ok(Some(0));
         }
-        let library = self.library();
+        let library = self.library().map_err(|error| unreadable(path, &error.message()))?;
         let count = || -> Result<Option<u64>, git2::Error> {
             let tree = head_tree.map(|tree| library.find_tree(id_of(tree)?)).transpose()?;
             let index = git2::Index::open(path)?;
@@ -217,7 +227,7 @@ impl Repository {
         files.extend(
             [git2::Config::find_global(), git2::Config::find_xdg(), git2::Config::find_system()].into_iter().flatten(),
         );
-        let config = self.library().config().and_then(|mut config| config.snapshot());
+        let config = self.library().and_then(|library| library.config()).and_then(|mut config| config.snapshot());
         let Ok(config) = config else {
             let witness = Witness::of(files);
             let unusual = Some("of a configuration that cannot be read");
@@ -258,7 +268,7 @@ impl Repository {
         let witness = Witness::of(files);
         let mut excludes = gix_ignore::Search::default();
         for file in excludes_file.into_iter().chain([info_exclude]) {
-            if let Some(text) = read_regular(&file, true) {
+            if let Some(text) = read_regular(&file, Links::Followed) {
                 // The patterns of these files are anchored at the root, wherever the files are.
                 let _ = excludes.add_patterns_buffer(&text, file, None, Ignore::default());
             }
@@ -266,7 +276,7 @@ impl Repository {
         let line_endings = config.get_string("core.autocrlf").is_ok_and(|value| value != "false");
         let converts = attributes
             .iter()
-            .filter_map(|file| read_regular(file, true))
+            .filter_map(|file| read_regular(file, Links::Followed))
             .map(|text| Conversions::named_in(&text))
             .fold(Conversions { line_endings, ..Conversions::default() }, Conversions::and);
         ScanRules { witness, unusual, file_mode: is_true("core.filemode", true), converts, excludes }
@@ -333,19 +343,13 @@ enum IndexFile {
 
 /// A missing index is empty, as git has it.
 fn read_index(path: &Path) -> Result<IndexFile, ScanError> {
-    let file = match open_regular(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(IndexFile::Read(Index::empty(), (0, 0))),
-        Err(error) => return Err(unreadable(path, &error)),
-    };
-    let mut file = fs::File::from(file);
+    let opened = files::open(path, Links::Refused).map_err(|error| unreadable(path, &error))?;
+    let Some(file) = opened else { return Ok(IndexFile::Read(Index::empty(), (0, 0))) };
     let meta = file.metadata().map_err(|error| unreadable(path, &error))?;
     if meta.len() > INDEX_BYTES_MAX {
         return Ok(IndexFile::Unusual("larger than is read here"));
     }
-    let mut data = Vec::with_capacity(usize::try_from(meta.len()).unwrap_or(0) + 1);
-    io::Read::read_to_end(&mut io::Read::take(&mut file, INDEX_BYTES_MAX), &mut data)
-        .map_err(|error| unreadable(path, &error))?;
+    let data = files::read_open(file, INDEX_BYTES_MAX).map_err(|error| unreadable(path, &error))?;
     match Index::parse(data) {
         Ok(index) => Ok(IndexFile::Read(index, (meta.mtime(), meta.mtime_nsec()))),
         Err(IndexError::Unusual(what)) => Ok(IndexFile::Unusual(what)),
@@ -357,33 +361,9 @@ fn unreadable(path: &Path, reason: &dyn std::fmt::Display) -> ScanError {
     ScanError::Unreadable { path: path.display().to_string(), reason: reason.to_string() }
 }
 
-/// Opens a regular file without waiting on a pipe; a link at its end is not followed.
-fn open_regular(path: &Path) -> io::Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    regular(rustix::fs::open(path, flags, Mode::empty())?)
-}
-
-fn regular(file: OwnedFd) -> io::Result<OwnedFd> {
-    let stat = rustix::fs::fstat(&file)?;
-    if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile {
-        Ok(file)
-    } else {
-        Err(io::Error::other("not a regular file"))
-    }
-}
-
 /// A small regular file; `None` when it is not there or is none.
-fn read_regular(path: &Path, follow: bool) -> Option<Vec<u8>> {
-    let follow = if follow { OFlags::empty() } else { OFlags::NOFOLLOW };
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | follow;
-    let file = regular(rustix::fs::open(path, flags, Mode::empty()).ok()?).ok()?;
-    read_up_to(file, IGNORE_BYTES_MAX)
-}
-
-fn read_up_to(file: OwnedFd, limit: u64) -> Option<Vec<u8>> {
-    let mut content = Vec::new();
-    let read = io::Read::read_to_end(&mut io::Read::take(fs::File::from(file), limit + 1), &mut content).ok()?;
-    (read as u64 <= limit).then_some(content)
+fn read_regular(path: &Path, links: Links) -> Option<Vec<u8>> {
+    files::read(path, IGNORE_BYTES_MAX, links).ok().flatten()
 }
 
 fn open_dir(at: BorrowedFd<'_>, name: &[u8], follow: bool) -> rustix::io::Result<OwnedFd> {
@@ -660,9 +640,8 @@ impl Scan<'_> {
         if size > CONTENT_BYTES_MAX {
             return Content::Unknown("with a large file that has to be read");
         }
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        let opened = rustix::fs::openat(dir, name, flags, Mode::empty()).map_err(io::Error::from).and_then(regular);
-        match opened.ok().and_then(|file| read_up_to(file, CONTENT_BYTES_MAX)) {
+        let opened = files::open_at(dir, name, Links::Refused);
+        match opened.and_then(|file| files::read_open(file, CONTENT_BYTES_MAX)).ok() {
             // Line endings, filters and encodings are git's own business; without any of them the bytes are the blob.
             Some(bytes) if self.converts.may_change(&bytes) => Content::Unknown("with files that git converts"),
             Some(bytes) => blob(&bytes),
@@ -698,7 +677,7 @@ impl Scan<'_> {
             return false;
         }
         let path = self.worktree.join(prefix.to_path_lossy()).join(".gitignore");
-        let Some(text) = read_regular(&path, false) else { return false };
+        let Some(text) = read_regular(&path, Links::Refused) else { return false };
         self.ignores.add_patterns_buffer(&text, path, Some(self.worktree), Ignore::default()).is_ok()
     }
 
@@ -791,9 +770,7 @@ fn converts_below(dir: BorrowedFd<'_>, listed: &Listing) -> Conversions {
     if !listed.has(name.to_bytes()) {
         return Conversions::default();
     }
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    let file = rustix::fs::openat(dir, name, flags, Mode::empty()).map_err(io::Error::from).and_then(regular);
-    let text = file.ok().and_then(|file| read_up_to(file, IGNORE_BYTES_MAX));
+    let text = files::open_at(dir, name, Links::Refused).and_then(|file| files::read_open(file, IGNORE_BYTES_MAX)).ok();
     text.map_or(Conversions { whole: true, ..Conversions::default() }, |text| Conversions::named_in(&text))
 }
 

@@ -76,6 +76,12 @@ impl Witness {
         }
     }
 
+    /// The same with the stamps of these paths.
+    pub(super) fn and(mut self, paths: impl IntoIterator<Item = PathBuf>) -> Self {
+        self.stamps.extend(Self::of(paths).stamps);
+        self
+    }
+
     /// Whether every stamp is old enough to go by.
     pub(super) fn settled(&self) -> bool {
         let now = SystemTime::now();

@@ -32,7 +32,7 @@ impl Repository {
     /// The paths of a worktree that are not as committed; ignored ones are left out. Blocks.
     pub fn local_changes(&self, worktree: &Path) -> Result<Vec<Change>, GitError> {
         let fault = || GitError::library(format!("status of {}", worktree.display()));
-        let repo = git2::Repository::open(worktree).map_err(fault())?;
+        let repo = self.open_worktree(worktree).map_err(fault())?;
         let mut options = StatusOptions::new();
         options
             .include_untracked(true)

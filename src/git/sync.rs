@@ -8,6 +8,7 @@ use std::sync::Arc;
 use git2::{Delta, DiffOptions, ObjectType};
 
 use super::command::{Exec, GitError, run};
+use super::files;
 use super::place::Place;
 use super::repository::Repository;
 use super::{id_of, oid_of};
@@ -17,6 +18,8 @@ use crate::model::repo_config::SyncMode;
 
 /// Files named in an answer.
 const FILES_MAX: usize = 100;
+/// A worker's file beyond this is not read to be compared: it is the worker's.
+const WORKER_FILE_BYTES_MAX: u64 = 64 << 20;
 
 /// What came of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,7 +96,7 @@ async fn undo_failed(
     head: &Oid,
     error: GitError,
 ) -> Result<SyncOutcome, GitError> {
-    let files = unmerged(path);
+    let files = unmerged(repo, path);
     abort(repo, exec, path, slug).await?;
     if repo.branch_oid(slug).as_ref() != Some(head) {
         return Err(GitError::State(format!(
@@ -115,8 +118,8 @@ async fn abort(repo: &Repository, exec: &impl Exec, path: &Path, slug: &Slug) ->
     }
 }
 
-fn unmerged(path: &Path) -> Vec<String> {
-    let Ok(index) = git2::Repository::open(path).and_then(|repo| repo.index()) else { return Vec::new() };
+fn unmerged(repo: &Repository, path: &Path) -> Vec<String> {
+    let Ok(index) = repo.open_worktree(path).and_then(|repo| repo.index()) else { return Vec::new() };
     conflicts(&index)
 }
 
@@ -141,8 +144,8 @@ fn foresee(
     base: &Oid,
     mode: SyncMode,
 ) -> Result<Option<SyncOutcome>, GitError> {
-    let library = repo.library();
     let fault = || GitError::library(format!("comparing {head} with {base}"));
+    let library = repo.library().map_err(fault())?;
     let (ours, theirs) = (id_of(head).map_err(fault())?, id_of(base).map_err(fault())?);
     let ancestor = match library.merge_base(ours, theirs) {
         Ok(ancestor) => ancestor,
@@ -161,13 +164,14 @@ fn foresee(
             return Ok(Some(SyncOutcome::Conflict { files: conflicts(&merged) }));
         }
     }
-    let files = in_the_way(&library, path, ours, ancestor, theirs).map_err(fault())?;
+    let files = in_the_way(repo, &library, path, ours, ancestor, theirs).map_err(fault())?;
     Ok((!files.is_empty()).then_some(SyncOutcome::InTheWay { files }))
 }
 
 /// Files the base adds that stand in the work tree without being tracked. git refuses to overwrite untracked ones and
 /// silently overwrites ignored ones; both are somebody's.
 fn in_the_way(
+    repo: &Repository,
     library: &git2::Repository,
     path: &Path,
     head: git2::Oid,
@@ -184,8 +188,10 @@ fn in_the_way(
         let file = delta.new_file();
         let name = file.path()?;
         let blocker = blocker(&head, path, name)?;
-        let same =
-            blocker == name && git2::Oid::hash_file(ObjectType::Blob, path.join(name)).is_ok_and(|id| id == file.id());
+        let here = || repo.worker_file(path, &name.to_string_lossy());
+        let is_it =
+            |content: Vec<u8>| git2::Oid::hash_object(ObjectType::Blob, &content).is_ok_and(|id| id == file.id());
+        let same = blocker == name && here().is_some_and(is_it);
         (!same).then(|| blocker.to_string_lossy().into_owned())
     });
     Ok(blocked.take(FILES_MAX).collect())
@@ -230,37 +236,42 @@ pub async fn undo_interrupted(
 
 fn put_back(repo: &Repository, path: &Path, head: &Oid, base: &Oid) -> Result<(), GitError> {
     for change in repo.local_changes(path)? {
-        let content = fs::read(path.join(&change.path)).unwrap_or_default();
+        let content = repo.worker_file(path, &change.path).unwrap_or_default();
         let brought = repo.blob_at(base, &change.path)?.map(|blob| repo.blob(&blob)).transpose()?;
         let ours = match &brought {
             Some(brought) => brought.starts_with(&content),
             None => !path.join(&change.path).exists(),
         };
         if ours {
-            restore(path, head, &change.path)?;
+            repo.restore(path, head, &change.path)?;
         }
     }
     Ok(())
 }
 
-/// Makes one file of a worktree what it is at `head`, in the directory and in the index; removes it when it is not
-/// there. Blocks.
-pub(super) fn restore(worktree: &Path, head: &Oid, file: &str) -> Result<(), GitError> {
-    let fault = || GitError::library(format!("putting {file} back"));
-    let library = git2::Repository::open(worktree).map_err(fault())?;
-    let tree = id_of(head).and_then(|id| library.find_commit(id)).and_then(|commit| commit.tree()).map_err(fault())?;
-    if tree.get_path(file.as_ref()).is_ok() {
-        let mut checkout = git2::build::CheckoutBuilder::new();
-        checkout.force().path(file).disable_pathspec_match(true);
-        return library.checkout_tree(tree.as_object(), Some(&mut checkout)).map_err(fault());
+impl Repository {
+    /// Makes one file of a worktree what it is at `head`, in the directory and in the index; removes it when it is not
+    /// there. Blocks.
+    pub(super) fn restore(&self, worktree: &Path, head: &Oid, file: &str) -> Result<(), GitError> {
+        let fault = || GitError::library(format!("putting {file} back"));
+        let library = self.open_worktree(worktree).map_err(fault())?;
+        let tree = id_of(head).and_then(|id| library.find_commit(id)).and_then(|commit| commit.tree());
+        let tree = tree.map_err(fault())?;
+        if tree.get_path(file.as_ref()).is_ok() {
+            let mut checkout = git2::build::CheckoutBuilder::new();
+            checkout.force().path(file).disable_pathspec_match(true);
+            return library.checkout_tree(tree.as_object(), Some(&mut checkout)).map_err(fault());
+        }
+        files::remove_below(worktree, file).map_err(GitError::file(&worktree.join(file)))?;
+        let mut index = library.index().map_err(fault())?;
+        let _ = index.remove_path(file.as_ref());
+        index.write().map_err(fault())
     }
-    let target = worktree.join(file);
-    if fs::symlink_metadata(&target).is_ok() {
-        fs::remove_file(&target).map_err(GitError::file(&target))?;
+
+    /// The content of a worker's file, when it is a regular one, no link is on the way to it and it is not too large.
+    pub(super) fn worker_file(&self, worktree: &Path, file: &str) -> Option<Vec<u8>> {
+        files::read_below(worktree, file, WORKER_FILE_BYTES_MAX).ok().flatten()
     }
-    let mut index = library.index().map_err(fault())?;
-    let _ = index.remove_path(file.as_ref());
-    index.write().map_err(fault())
 }
 
 /// The blob a content would have.

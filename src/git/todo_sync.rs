@@ -2,16 +2,18 @@
 //! touched follows the base, what it has stays.
 
 use std::collections::BTreeSet;
-use std::fs::{self, OpenOptions};
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::Path;
 
 use super::base::{BaseFile, BaseTodo};
-use super::sync::{blob_of, restore};
+use super::files;
+use super::sync::blob_of;
 use super::{Change, GitError, Repository};
 use crate::model::ids::{Oid, Slug};
 use crate::model::record::TodoMark;
+
+/// A file of a brief beyond this is the worker's own affair.
+const FILE_BYTES_MAX: u64 = 64 << 20;
 
 /// What came of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,13 +92,13 @@ pub fn sync_todo(
             FileStep::Keep => next.kept_local.push(path.to_owned()),
             FileStep::Write => {
                 if let Some(file) = base {
-                    write(worktree, file, &repo.blob(&file.blob)?)?;
+                    files::write_below(worktree, path, &repo.blob(&file.blob)?, file.executable)
+                        .map_err(GitError::file(&worktree.join(path)))?;
                 }
                 changed += 1;
             }
             FileStep::Remove => {
-                let target = worktree.join(path);
-                fs::remove_file(&target).map_err(GitError::file(&target))?;
+                files::remove_below(worktree, path).map_err(GitError::file(&worktree.join(path)))?;
                 changed += 1;
             }
         }
@@ -125,37 +127,13 @@ fn here(worktree: &Path, dir: &str, path: &str) -> Result<Option<Option<Vec<u8>>
     {
         return Ok(None);
     }
-    let mut at = worktree.to_owned();
-    let parts: Vec<&str> = path.split('/').collect();
-    for (index, part) in parts.iter().enumerate() {
-        at.push(part);
-        let last = index + 1 == parts.len();
-        match fs::symlink_metadata(&at) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Some(None)),
-            Err(error) => return Err(GitError::file(&at)(error)),
-            Ok(meta) if last && meta.is_file() => {}
-            Ok(meta) if !last && meta.is_dir() => {}
-            Ok(_) => return Ok(None),
+    match files::read_below(worktree, path, FILE_BYTES_MAX) {
+        Ok(content) => Ok(Some(content)),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            Err(GitError::file(&worktree.join(path))(error))
         }
+        Err(_) => Ok(None),
     }
-    fs::read(&at).map(|content| Some(Some(content))).map_err(GitError::file(&at))
-}
-
-/// Written beside and renamed, so that a reader sees the old file or the new one, never half of it.
-fn write(worktree: &Path, file: &BaseFile, content: &[u8]) -> Result<(), GitError> {
-    let target = worktree.join(&file.path);
-    let dir = target.parent().unwrap_or(worktree);
-    fs::create_dir_all(dir).map_err(GitError::file(dir))?;
-    let part = dir.join(format!(".{}.slugline-part", target.file_name().unwrap_or_default().to_string_lossy()));
-    let _ = fs::remove_file(&part);
-    let mode = if file.executable { 0o755 } else { 0o644 };
-    let written = OpenOptions::new()
-        .create_new(true)
-        .write(true)
-        .mode(mode)
-        .open(&part)
-        .and_then(|mut out| out.write_all(content));
-    written.and_then(|()| fs::rename(&part, &target)).map_err(GitError::file(&target))
 }
 
 impl Repository {
@@ -163,9 +141,7 @@ impl Repository {
     #[must_use]
     pub fn looks_like_ours(&self, worktree: &Path, change: &Change, mark: &TodoMark) -> bool {
         let Some(brought) = mark.files.get(&change.path) else { return false };
-        let target = worktree.join(&change.path);
-        fs::symlink_metadata(&target).is_ok_and(|meta| meta.is_file())
-            && fs::read(&target).ok().and_then(|content| blob_of(&content).ok()).as_ref() == Some(brought)
+        self.worker_file(worktree, &change.path).and_then(|content| blob_of(&content).ok()).as_ref() == Some(brought)
     }
 
     /// Puts brief files that only we changed back to what is committed, so that they are not in a merge's way. Returns
@@ -176,7 +152,7 @@ impl Repository {
             if !self.looks_like_ours(worktree, &change, mark) {
                 continue;
             }
-            restore(worktree, head, &change.path)?;
+            self.restore(worktree, head, &change.path)?;
             // The base is looked at again after the merge.
             next.tree = None;
             match self.blob_at(head, &change.path)? {

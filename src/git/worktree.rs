@@ -7,7 +7,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{CWD, RenameFlags};
+
 use super::command::{Exec, GitError, run};
+use super::refs::read_small;
 use super::repository::Repository;
 use crate::model::ids::{Oid, Slug};
 
@@ -89,15 +92,43 @@ pub fn set_aside(repo: &Repository, path: &Path, trash: &Path) -> Result<(), Git
     if fs::symlink_metadata(path).is_ok() {
         fs::rename(path, trash.join("worktree")).map_err(GitError::file(path))?;
     }
-    let Some(admin) = admin else { return Ok(()) };
-    if fs::rename(&admin, trash.join("registration")).is_ok() {
+    admin.map_or(Ok(()), |admin| unregister(repo, &admin, trash))
+}
+
+/// Moves a worktree with this registration into `trash`, its branch stays. What stands at its path and is not linked to that
+/// registration is somebody's and stays where it is, and so does the registration. Blocks.
+pub fn remove(repo: &Repository, path: &Path, admin: &Path, trash: &Path) -> Result<(), GitError> {
+    fs::create_dir_all(trash).map_err(GitError::file(trash))?;
+    let moved = trash.join("worktree");
+    match fs::rename(path, &moved) {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return unregister(repo, admin, trash),
+        Err(error) => return Err(GitError::file(path)(error)),
+    }
+    // What was moved is looked at where nobody expects it: before, something else could have taken its place meanwhile.
+    let link = read_small(&moved.join(".git")).ok().flatten().and_then(|link| repo.our_admin(path, &link));
+    let is_it = fs::symlink_metadata(&moved).is_ok_and(|meta| meta.is_dir()) && link.as_deref() == Some(admin);
+    if is_it {
+        return unregister(repo, admin, trash);
+    }
+    let back = rustix::fs::renameat_with(CWD, &moved, CWD, path, RenameFlags::NOREPLACE);
+    let where_it_is = if back.is_ok() { path } else { &moved };
+    Err(GitError::State(format!(
+        "what stands there is not linked to {}; it is at {}",
+        admin.display(),
+        where_it_is.display()
+    )))
+}
+
+fn unregister(repo: &Repository, admin: &Path, trash: &Path) -> Result<(), GitError> {
+    if fs::rename(admin, trash.join("registration")).is_ok() {
         return Ok(());
     }
     // On another disk: kept beside the registry instead, where git does not look for worktrees.
     let name = trash.file_name().map_or_else(|| "aside".into(), |name| name.to_string_lossy().into_owned());
     let beside: PathBuf = repo.common_dir().join("slugline-aside");
     fs::create_dir_all(&beside).map_err(GitError::file(&beside))?;
-    fs::rename(&admin, beside.join(name)).map_err(GitError::file(&admin))
+    fs::rename(admin, beside.join(name)).map_err(GitError::file(admin))
 }
 
 /// Brings the index up to date with the files' times, once they are old enough to be told from a later edit.

@@ -4,8 +4,9 @@
 //! and `lane` (leases, stages, breakers), `agenda` and `next` (who gets which todo), `desk` (all of that together),
 //! `fingerprint` and `failure` (what failed), `roadmap`, `filed`, `repo_config` and `prepare` (what a repository says),
 //! `operation`, `work_order`, `problem`, `kept` and `event` (what clients and the ledger see), `record` (what is
-//! remembered of a slug), `trace` (where in a trace something is), `worktree` and `session` (what is shown as it changes), `supervision` (what
-//! happens to an actor that died), `doctor` (what of a machine would keep a daemon from working).
+//! remembered of a slug), `trace` (where in a trace something is), `planted` (what in a repository could lead git astray),
+//! `worktree` and `session` (what is shown as it changes), `supervision` (what happens to an actor that died), `doctor` (what
+//! of a machine would keep a daemon from working).
 
 pub mod agenda;
 pub mod claim;
@@ -25,6 +26,7 @@ pub mod next;
 pub mod operation;
 pub mod phase;
 pub mod plan;
+pub mod planted;
 pub mod prepare;
 pub mod problem;
 pub mod readiness;

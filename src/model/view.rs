@@ -564,6 +564,9 @@ pub struct RepositoryView {
     pub base: Option<String>,
     /// Its remote, when it has one to fetch from.
     pub remote: Option<String>,
+    /// What in its shared git directory could make git run a program or lead it elsewhere, by name: settings, hooks,
+    /// links. The daemon follows none of it.
+    pub planted: Vec<String>,
     /// Whether work can be handed out in it.
     pub usable: bool,
     /// What is wrong with it, when it cannot.

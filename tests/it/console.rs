@@ -492,8 +492,7 @@ async fn a_repository_that_cannot_be_used_is_listed_with_what_is_wrong_until_it_
     let listed = || async { get(&house.client, "/repositories", &[]).await.json() };
     let seen = listed().await;
     let path = |repo: &Repo| repo.path.display().to_string();
-    let fine =
-        json!({ "name": "app", "path": path(&good), "base": "main", "remote": null, "usable": true, "problem": null });
+    let fine = json!({ "name": "app", "path": path(&good), "base": "main", "remote": null, "planted": [], "usable": true, "problem": null });
     assert_eq!(seen[0], fine);
     assert_eq!((&seen[1]["name"], &seen[1]["usable"], &seen[1]["base"]), (&json!("bad"), &json!(false), &Value::Null));
     let problem = &seen[1]["problem"];

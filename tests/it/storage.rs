@@ -19,7 +19,8 @@ use slugline::store::{Store, StoreError, Write};
 
 use crate::disk::{Disk, FAILED, LEDGER, LOGS, NO_ROOM, REST, after_power_loss};
 use crate::harness::{PATIENCE, Repo, Site, Spawned, problem, until};
-use crate::promises::{Promises, replay};
+use crate::promises::Promises;
+use crate::replay::replay;
 use crate::scale::{Dice, seed, size};
 
 const SLUGS: [&str; 4] = ["one", "two", "three", "four"];

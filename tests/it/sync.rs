@@ -45,6 +45,42 @@ async fn a_moved_base_is_merged_and_prepares_again_only_when_inputs_came_along()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_base_that_moves_while_a_run_is_on_is_for_the_next_call_and_is_prepared_with_then() {
+    let site = Site::new();
+    let (begun, go) = (site.path("begun"), site.path("go"));
+    let settings = format!(
+        "[prepare]\ncommand = \"cat a.lock >> {}; touch {}; until test -e {}; do sleep 0.02; done\"\ninputs = [\"a.lock\"]\n",
+        site.path("prepared").display(),
+        begun.display(),
+        go.display()
+    );
+    let repo = site.app(&["fix"], &settings);
+    repo.write("a.lock", "first\n");
+    repo.commit("lock");
+    let house = site.start(&[&repo]).await;
+    let first = tokio::join!(house.order("fix"), async {
+        until("the run to prepare", || async { begun.exists().then_some(()) }).await;
+        repo.write("a.lock", "second\n");
+        repo.commit("the base moves");
+        write(&go, "");
+    })
+    .0;
+    assert_eq!(
+        (phase(&first, "sync_main"), phase(&first, "prepare")),
+        ("skip/up_to_date".into(), "run/worktree_created".into())
+    );
+    let here = || std::fs::read_to_string(site.worktree("fix").join("a.lock")).expect("is there");
+    assert_eq!(here(), "first\n", "a base came in that nothing was prepared with");
+    let second = house.order("fix").await;
+    assert_eq!(
+        (phase(&second, "sync_main"), phase(&second, "prepare")),
+        ("run/behind".into(), "run/inputs_changed".into())
+    );
+    assert_eq!((here(), lines(&site.path("prepared"))), ("second\n".into(), 2));
+    house.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn local_changes_leave_the_base_out_for_now_and_are_not_called_a_conflict() {
     let site = Site::new();
     let repo = site.app(&["fix"], "");

@@ -46,7 +46,7 @@ async fn what_is_not_the_slugs_worktree_is_never_taken_for_it_nor_touched() {
 }
 
 /// Every path below a directory, links not followed.
-fn listing(dir: &std::path::Path) -> Vec<String> {
+pub fn listing(dir: &std::path::Path) -> Vec<String> {
     fn walk(dir: &std::path::Path, base: &std::path::Path, all: &mut Vec<String>) {
         for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
             all.push(entry.path().strip_prefix(base).expect("below").display().to_string());

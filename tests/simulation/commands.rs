@@ -90,7 +90,7 @@ pub async fn run(world: Arc<World>, mut spec: CommandSpec, cancel: CancellationT
     }
     let duration = begun.elapsed();
     let (killed, survivors, output_bytes, cpu) = (0, 0, 0, Duration::ZERO);
-    Ok(Exit { outcome, duration, tail, pid: 4_711, killed, survivors, output_bytes, cpu })
+    Ok(Exit { outcome, duration, tail, pid: 4_711, killed, survivors, output_bytes, left_out: 0, cpu })
 }
 
 /// What git is asked for, done by the library.

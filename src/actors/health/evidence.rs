@@ -103,6 +103,7 @@ pub async fn gather(context: &Arc<Context>, waits: &mut Waits) -> Gathered {
         let title = format!("{} hangs within ten minutes, the longest {longest:.0} ms", hangs.len());
         signs.push(sign("hang", severity, title, Links { hang: Some(last.id.clone()), ..Links::default() }));
     }
+    signs.extend(signs_of_planted(context).await);
     for (key, sighting) in [("store", &store), ("disk", &disk)] {
         if let Sighting::Failing(detail) = sighting {
             signs.push(sign(key, Severity::Critical, detail.clone(), Links::default()));
@@ -219,6 +220,23 @@ fn sign_of_lane(context: &Context, lane: &LaneState, now: &Moment) -> Option<Sig
     let state = if state == IncidentState::Open && worked_on { IncidentState::Remediating } else { state };
     let links = Links { lane: Some(lane.lane.clone()), remediation, ..Links::default() };
     Some(Sign { key, severity: Severity::Warning, title, state, links })
+}
+
+/// What was planted in a repository since the daemon first looked at it; until it is gone.
+async fn signs_of_planted(context: &Arc<Context>) -> Vec<Sign> {
+    let shared = context.clone();
+    let looked = tokio::task::spawn_blocking(move || {
+        shared.repos.values().for_each(|entry| entry.repo.look_for_planted());
+    });
+    if let Err(error) = looked.await {
+        tracing::warn!(%error, "a look for what is planted failed");
+    }
+    let sign_of = |entry: &crate::actors::context::RepoEntry| {
+        let (name, (_, new)) = (entry.repo.name(), entry.repo.planted());
+        let title = format!("planted in repository {name}, and not followed: {}", new.join(", "));
+        (!new.is_empty()).then(|| sign(&format!("planted:{name}"), Severity::Warning, title, Links::default()))
+    };
+    context.repos.values().filter_map(sign_of).collect()
 }
 
 async fn of_store(context: &Context) -> Sighting {
