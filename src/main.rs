@@ -16,6 +16,7 @@ fn main() -> ExitCode {
         Ok(Cli { command: Command::Serve(serve) }) => runtime::serve(&serve),
         Ok(Cli { command: Command::Health(health) }) => runtime::health(&health),
         Ok(Cli { command: Command::Console(console) }) => runtime::console(&console),
+        Ok(Cli { command: Command::Token(token) }) => runtime::token(&token),
         Ok(Cli { command: Command::Demo(demo) }) => runtime::demo(&demo),
         Err(message) => {
             let _ = message.print();

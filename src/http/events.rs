@@ -15,6 +15,7 @@ use warp::hyper::body::Bytes;
 use warp::reply::{Reply as _, Response};
 
 use super::Routes;
+use super::guard::{Access, Visitor};
 use super::problem::{self, Answer, reply};
 use crate::actors::Handle;
 use crate::model::event::EventFilter;
@@ -32,17 +33,20 @@ struct Query {
     last_event_id: Option<String>,
 }
 
-pub(super) fn routes(handle: Handle) -> Routes {
+pub(super) fn routes(handle: Handle, access: Access) -> Routes {
     warp::path!("events")
         .and(warp::get())
-        .and(warp::any().map(move || handle.clone()))
+        .and(warp::any().map(move || (handle.clone(), access.clone())))
         .and(warp::query::raw().or(warp::any().map(String::new)).unify())
         .and(warp::header::headers_cloned())
-        .map(|handle: Handle, query: String, headers: HeaderMap| reply(listen(&handle, &query, &headers)))
+        .and(warp::ext::get::<Visitor>())
+        .map(|(handle, access): (Handle, Access), query: String, headers: HeaderMap, visitor: Visitor| {
+            reply(listen(&handle, &query, &headers, &access, &visitor))
+        })
         .boxed()
 }
 
-fn listen(handle: &Handle, query: &str, headers: &HeaderMap) -> Answer {
+fn listen(handle: &Handle, query: &str, headers: &HeaderMap, access: &Access, visitor: &Visitor) -> Answer {
     let invalid = |detail: String| Problem::new(ProblemCode::InvalidRequest, detail);
     let asked: Query = problem::query(query, "types, repo, session and last_event_id")?;
     if let Some(repo) = &asked.repo {
@@ -67,7 +71,13 @@ fn listen(handle: &Handle, query: &str, headers: &HeaderMap) -> Answer {
         }
     };
     let filter = EventFilter { kinds, repo: asked.repo, session: asked.session };
-    Ok(stream(handle.listen(filter, last)?))
+    let place = access.listener(visitor)?;
+    let events = handle.listen(filter, last)?.map(move |events| {
+        // The place is given back with the stream.
+        let _place = &place;
+        events
+    });
+    Ok(stream(events.take_until(visitor.over())))
 }
 
 fn stream(events: impl Stream<Item = Bytes> + Send + 'static) -> Response {

@@ -4,6 +4,7 @@ mod bad_input;
 mod claims;
 mod console;
 mod crash;
+mod doors;
 mod ear;
 mod events;
 mod flight;
