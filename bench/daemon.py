@@ -73,6 +73,9 @@ class Daemon:
     def __init__(self, corpus, config="", out="bench/out"):
         self.data = tempfile.mkdtemp(prefix="daemon-", dir=out)
         with open(f"{self.data}/slugline.toml", "w") as f:       # a basic string in TOML is one in JSON
+            # What is measured is the daemon, not how often one caller may ask it.
+            config = config if "[http]" in config else f"{config}\n[http]\n"
+            config = config.replace("[http]\n", "[http]\nrequests_per_s = 0\nevent_clients_per_caller_max = 100000\n")
             f.write(f'{config}\n[[repositories]]\nname = "app"\npath = {json.dumps(corpus.app)}\n'
                     f"base = {json.dumps(corpus.base)}\n")
         self.log = open(f"{self.data}/log", "w")

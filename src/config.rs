@@ -6,8 +6,10 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use crate::metrics::logs;
+use crate::model::door::AllowedHost;
 use crate::model::ids::{Lane, RepoName};
 use crate::model::job::JobName;
+use crate::model::mask::{has_credentials, masked};
 use crate::model::settings::{Fault, Section};
 
 /// Where the daemon listens when nothing is said: SLUG on a telephone.
@@ -16,6 +18,8 @@ pub const LISTEN_DEFAULT: &str = "127.0.0.1:7584";
 const REPOSITORIES_MAX: usize = 1_000;
 /// Lanes that may have a limit of their own.
 const LANES_MAX: usize = 1_000;
+/// Names the daemon may be asked for by.
+const HOSTS_MAX: usize = 32;
 /// Directories of session logs.
 const LOG_DIRS_MAX: usize = 100;
 /// Directories watched when nothing is said: a third of what Linux gives a user on a machine of some size.
@@ -29,7 +33,7 @@ const COMMANDS_DEFAULT: u64 = 32;
 /// Everything the daemon is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// TCP address; loopback only. Port 0 picks a free one.
+    /// TCP address. Port 0 picks a free one.
     pub listen: SocketAddr,
     /// Unix socket beside it.
     pub socket: Option<PathBuf>,
@@ -80,6 +84,8 @@ pub struct Config {
 pub struct Auth {
     /// Whether TCP callers need the token.
     pub mode: AuthMode,
+    /// How long an old token is good after a rotation, in milliseconds.
+    pub grace_ms: u64,
 }
 
 /// `[auth] mode`.
@@ -251,14 +257,30 @@ pub struct SessionsConfig {
 }
 
 /// `[http]`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Http {
+    /// Names the daemon may be asked for by, beside its own.
+    pub allowed_hosts: Vec<AllowedHost>,
     /// How long a shutdown waits for requests and runs, in milliseconds.
     pub drain_ms: u64,
     /// Connections at once.
     pub connections_max: usize,
     /// Clients that may listen to events at once.
     pub event_clients_max: usize,
+    /// The same of one caller.
+    pub event_clients_per_caller_max: usize,
+    /// Requests of one caller each second; any number when 0.
+    pub requests_per_s: u64,
+    /// Requests of one caller at once, after a rest.
+    pub requests_burst: u64,
+    /// Bytes of a request's head.
+    pub head_bytes_max: usize,
+    /// Time for it to arrive, in milliseconds; an idle connection is closed after the same time.
+    pub head_ms: u64,
+    /// Bytes of its body.
+    pub body_bytes_max: usize,
+    /// Time for it to arrive, in milliseconds.
+    pub body_ms: u64,
 }
 
 /// `[log]`.
@@ -309,12 +331,13 @@ pub struct Flags {
 }
 
 /// Environment variable of every key that can be set by one.
-const ENVIRONMENT: [(&str, &str); 42] = [
+const ENVIRONMENT: [(&str, &str); 51] = [
     ("SLUGLINE_LISTEN", "listen"),
     ("SLUGLINE_SOCKET", "socket"),
     ("SLUGLINE_DATA_DIR", "data_dir"),
     ("SLUGLINE_WORKTREES_DIR", "worktrees_dir"),
     ("SLUGLINE_AUTH_MODE", "auth.mode"),
+    ("SLUGLINE_AUTH_GRACE_MS", "auth.grace_ms"),
     ("SLUGLINE_LEASE_DURATION_MS", "lease.duration_ms"),
     ("SLUGLINE_LEASE_HEARTBEAT_EVERY_MS", "lease.heartbeat_every_ms"),
     ("SLUGLINE_LEASE_PROGRESS_MS", "lease.progress_ms"),
@@ -347,9 +370,17 @@ const ENVIRONMENT: [(&str, &str); 42] = [
     ("SLUGLINE_INVENTORY_TRASH_KEEP_MS", "inventory.trash_keep_ms"),
     ("SLUGLINE_SESSIONS_STUCK_AFTER_MS", "sessions.stuck_after_ms"),
     ("SLUGLINE_SESSIONS_DORMANT_AFTER_MS", "sessions.dormant_after_ms"),
+    ("SLUGLINE_HTTP_ALLOWED_HOSTS", "http.allowed_hosts"),
     ("SLUGLINE_HTTP_DRAIN_MS", "http.drain_ms"),
     ("SLUGLINE_HTTP_CONNECTIONS_MAX", "http.connections_max"),
     ("SLUGLINE_HTTP_EVENT_CLIENTS_MAX", "http.event_clients_max"),
+    ("SLUGLINE_HTTP_EVENT_CLIENTS_PER_CALLER_MAX", "http.event_clients_per_caller_max"),
+    ("SLUGLINE_HTTP_REQUESTS_PER_S", "http.requests_per_s"),
+    ("SLUGLINE_HTTP_REQUESTS_BURST", "http.requests_burst"),
+    ("SLUGLINE_HTTP_HEAD_BYTES_MAX", "http.head_bytes_max"),
+    ("SLUGLINE_HTTP_HEAD_MS", "http.head_ms"),
+    ("SLUGLINE_HTTP_BODY_BYTES_MAX", "http.body_bytes_max"),
+    ("SLUGLINE_HTTP_BODY_MS", "http.body_ms"),
     ("SLUGLINE_LOG_LEVEL", "log.level"),
     ("SLUGLINE_TRACES_OTLP_ENDPOINT", "traces.otlp_endpoint"),
 ];
@@ -415,7 +446,17 @@ fn read(top: &mut Section, env: &BTreeMap<String, String>, home: &Path, repos: &
     let socket = socket.or_else(|| Some(default_socket(env, &data_dir)));
     let mut auth = top.section("auth");
     let mode = auth.word("mode", &[("token", AuthMode::Token), ("none", AuthMode::None)]).unwrap_or(AuthMode::Token);
+    let grace_ms = auth.whole("grace_ms", 0..=DAY_MS).unwrap_or(60_000);
     auth.finish();
+    if mode == AuthMode::None && !listen.ip().is_loopback() {
+        top.fault(
+            "listen",
+            format!(
+                "{listen} is not on loopback and [auth] mode is \"none\": anybody who reaches it could run commands here; \
+                 say mode = \"token\", or listen on 127.0.0.1"
+            ),
+        );
+    }
     let mut number = |section: &'static str, keys: &[(&'static str, std::ops::RangeInclusive<u64>, u64)]| -> Vec<u64> {
         let mut table = top.section(section);
         let numbers =
@@ -489,15 +530,7 @@ fn read(top: &mut Section, env: &BTreeMap<String, String>, home: &Path, repos: &
             ("trash_keep_ms", 0..=3_650 * DAY_MS, 7 * DAY_MS),
         ],
     );
-    let http = number(
-        "http",
-        &[
-            ("drain_ms", 0..=600_000, 10_000),
-            ("connections_max", 16..=100_000, 4_096),
-            ("event_clients_max", 0..=100_000, 2_048),
-        ],
-    );
-    let (watchdog, jobs) = (watchdog(top), jobs(top));
+    let (http, watchdog, jobs) = (http(top), watchdog(top), jobs(top));
     let mut sessions = top.section("sessions");
     let stuck_after_ms = sessions.whole("stuck_after_ms", 1_000..=30 * DAY_MS).unwrap_or(600_000);
     let dormant_after_ms = sessions.whole("dormant_after_ms", 1_000..=365 * DAY_MS).unwrap_or(3_600_000);
@@ -521,7 +554,7 @@ fn read(top: &mut Section, env: &BTreeMap<String, String>, home: &Path, repos: &
         socket,
         data_dir,
         worktrees_dir,
-        auth: Auth { mode },
+        auth: Auth { mode, grace_ms },
         lease: Lease {
             duration_ms: lease[0],
             heartbeat_every_ms: lease[1],
@@ -566,11 +599,34 @@ fn read(top: &mut Section, env: &BTreeMap<String, String>, home: &Path, repos: &
             trash_keep_ms: inventory[4],
         },
         sessions: SessionsConfig { log_dirs, stuck_after_ms, dormant_after_ms },
-        http: Http { drain_ms: http[0], connections_max: whole(http[1]), event_clients_max: whole(http[2]) },
+        http,
         log: Log { format, level },
         traces: Traces { otlp_endpoint },
         repositories,
     })
+}
+
+fn http(top: &mut Section) -> Http {
+    let mut section = top.section("http");
+    let allowed_hosts = section.texts("allowed_hosts", HOSTS_MAX, |host| AllowedHost::parse(host).map(drop));
+    let allowed_hosts = allowed_hosts.unwrap_or_default();
+    let mut number = |key, bounds, default| section.whole(key, bounds).unwrap_or(default);
+    let http = Http {
+        allowed_hosts: allowed_hosts.iter().filter_map(|host| AllowedHost::parse(host).ok()).collect(),
+        drain_ms: number("drain_ms", 0..=600_000, 10_000),
+        connections_max: whole(number("connections_max", 16..=100_000, 4_096)),
+        event_clients_max: whole(number("event_clients_max", 0..=100_000, 2_048)),
+        event_clients_per_caller_max: whole(number("event_clients_per_caller_max", 0..=100_000, 1_024)),
+        requests_per_s: number("requests_per_s", 0..=1_000_000, 2_000),
+        requests_burst: number("requests_burst", 1..=1_000_000, 4_000),
+        // The parser wants room for the longest line.
+        head_bytes_max: whole(number("head_bytes_max", 8_192..=1 << 20, 16 << 10)),
+        head_ms: number("head_ms", 100..=600_000, 10_000),
+        body_bytes_max: whole(number("body_bytes_max", 1_024..=64 << 20, 64 << 10)),
+        body_ms: number("body_ms", 100..=600_000, 10_000),
+    };
+    section.finish();
+    http
 }
 
 fn watchdog(top: &mut Section) -> Watchdog {
@@ -626,25 +682,25 @@ fn whole(number: u64) -> usize {
 }
 
 fn address(text: &str) -> Result<SocketAddr, String> {
-    let address: SocketAddr =
-        text.parse().map_err(|_| format!("{text:?} is not an address such as {LISTEN_DEFAULT}"))?;
-    if address.ip().is_loopback() {
-        Ok(address)
-    } else {
-        Err(format!(
-            "{address} is not on loopback; Slugline listens on 127.0.0.1 or [::1] only, put a proxy in front of it"
-        ))
-    }
+    text.parse().map_err(|_| format!("{text:?} is not an address such as {LISTEN_DEFAULT}"))
 }
 
 /// Where spans go. Without transport encryption: a collector is beside the daemon and sends on from there.
 fn otlp_endpoint(text: &str) -> Result<String, String> {
-    let uri: hyper::Uri = text.parse().map_err(|error| format!("{text:?} is no URL: {error}"))?;
+    let uri: hyper::Uri = text.parse().map_err(|error| format!("{:?} is no URL: {error}", masked(text)))?;
     if uri.scheme_str() != Some("http") || uri.host().is_none() {
-        return Err(format!("{text:?} is no http URL such as http://127.0.0.1:4318/v1/traces"));
+        return Err(format!("{:?} is no http URL such as http://127.0.0.1:4318/v1/traces", masked(text)));
     }
     if cfg!(not(feature = "otlp")) {
         return Err("needs a program that was built with `--features otlp`; this one was not".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+/// The name of a remote. Its address stays in the repository's own configuration, where git looks after it.
+fn remote(text: &str) -> Result<String, String> {
+    if text.contains("://") || has_credentials(text) {
+        return Err("is an address, expected the name of a remote such as \"origin\"".to_owned());
     }
     Ok(text.to_owned())
 }
@@ -697,7 +753,7 @@ fn repositories(top: &mut Section, home: &Path, repos: &[PathBuf]) -> Vec<Reposi
     for mut section in top.sections("repositories", REPOSITORIES_MAX) {
         let name = section.parsed("name", RepoName::parse);
         let path = section.parsed("path", |text| absolute(home, text));
-        let (base, remote) = (section.text("base"), section.text("remote"));
+        let (base, remote) = (section.text("base"), section.parsed("remote", remote));
         match (name, path) {
             (Some(name), Some(path)) if all.iter().any(|other| other.name == name) => {
                 section.fault("name", format!("{name} ({}) is registered twice", path.display()))
@@ -768,11 +824,11 @@ mod tests {
 
     #[test]
     fn every_fault_is_reported_at_once_with_its_place() {
-        let text = "listen = \"0.0.0.0:80\"\ncolour = 1\n[lease]\nduration_ms = 1\n[[repositories]]\nname = \"../x\"\n";
+        let text = "listen = \"0.0.0.0\"\ncolour = 1\n[lease]\nduration_ms = 1\n[[repositories]]\nname = \"../x\"\n";
         let faults =
             load(text, &[("SLUGLINE_LISTENN", "x"), ("SLUGLINE_AUTH_MODE", "maybe")], vec![]).expect_err("faulty");
         for part in [
-            "not on loopback",
+            "is not an address",
             "/etc/slugline.toml:2: colour: unknown key",
             "lease.duration_ms: is 1, expected",
             "repositories[0].name",
@@ -781,6 +837,47 @@ mod tests {
         ] {
             assert!(faults.iter().any(|fault| fault.contains(part)), "{part}: {faults:#?}");
         }
+    }
+
+    #[test]
+    fn beyond_loopback_somebody_has_to_be_asked_for_the_token() {
+        for listen in ["0.0.0.0:7584", "192.0.2.7:7584", "[::]:7584"] {
+            let text = format!("listen = \"{listen}\"\n");
+            assert!(load(&text, &[], vec![]).is_ok(), "{listen}");
+            let faults = load(&format!("{text}[auth]\nmode = \"none\"\n"), &[], vec![]).expect_err("nobody is asked");
+            assert!(faults[0].contains("mode = \"token\"") && faults[0].contains("127.0.0.1"), "{faults:?}");
+        }
+        for listen in ["127.0.0.1:7584", "127.0.0.9:0", "[::1]:7584"] {
+            assert!(
+                load(&format!("listen = \"{listen}\"\n[auth]\nmode = \"none\"\n"), &[], vec![]).is_ok(),
+                "{listen}"
+            );
+        }
+    }
+
+    #[test]
+    fn allowed_hosts_are_a_list_or_a_text_with_commas_and_each_is_checked() {
+        let hosts =
+            |config: Config| config.http.allowed_hosts.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        let file = "[http]\nallowed_hosts = [\"one.example.org\", \"two:8443\"]\n";
+        assert_eq!(hosts(load(file, &[], vec![]).expect("fine")), "one.example.org two:8443");
+        let env = [("SLUGLINE_HTTP_ALLOWED_HOSTS", "three, Four:1")];
+        assert_eq!(hosts(load(file, &env, vec![]).expect("fine")), "three four:1");
+        let flag = vec![("http.allowed_hosts", "five".to_owned())];
+        assert_eq!(hosts(load(file, &env, flag).expect("fine")), "five");
+        let faults = load("[http]\nallowed_hosts = [\"*\", \"http://x\"]\n", &[], vec![]).expect_err("faulty");
+        assert_eq!(faults.len(), 2, "{faults:?}");
+    }
+
+    #[test]
+    fn a_remote_is_a_name_and_an_address_is_refused_without_being_repeated() {
+        let text = |remote: &str| format!("[[repositories]]\nname = \"app\"\npath = \"/app\"\nremote = \"{remote}\"\n");
+        assert_eq!(
+            load(&text("up/stream"), &[], vec![]).expect("fine").repositories[0].remote.as_deref(),
+            Some("up/stream")
+        );
+        let faults = load(&text("https://bot:s3cret@example.org/a"), &[], vec![]).expect_err("an address");
+        assert!(faults[0].contains("name of a remote") && !faults.concat().contains("s3cret"), "{faults:?}");
     }
 
     #[test]

@@ -20,6 +20,7 @@ fn main() -> ExitCode {
         Ok(Cli { command: Command::Backup(backup) }) => runtime::backup(&backup),
         Ok(Cli { command: Command::Restore(restore) }) => runtime::restore(&restore),
         Ok(Cli { command: Command::Check(check) }) => runtime::check(&check),
+        Ok(Cli { command: Command::Token(token) }) => runtime::token(&token),
         Ok(Cli { command: Command::Demo(demo) }) => runtime::demo(&demo),
         Err(message) => {
             let _ = message.print();

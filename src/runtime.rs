@@ -26,21 +26,23 @@ use crate::actors::health::sampler::Sampler;
 use crate::actors::health::turning::Workers;
 use crate::actors::ledger::Ledger;
 use crate::actors::{self, Args, Handle, Registered, Settings, inputs};
-use crate::cli::args::{Backup, Check, Console, Demo, Doctor, Health, Restore, Running, Serve};
+use crate::cli::args::{Backup, Check, Console, Demo, Doctor, Health, Restore, Running, Serve, Token};
 use crate::cli::client::Client;
-use crate::cli::{console, demo, doctor, health};
-use crate::config::{AuthMode, Config, Flags, JobConfig, Log, LogFormat, RepositoryConfig, Traces};
+use crate::cli::{console, demo, doctor, health, token};
+use crate::config::{AuthMode, Config, Flags, Http, JobConfig, Log, LogFormat, RepositoryConfig, Traces};
 use crate::http;
-use crate::http::guard::Access;
+use crate::http::guard::{self, Access};
 use crate::http::server::{Limits, Server};
-use crate::http::signing::random;
+use crate::http::token::TokenFile;
 use crate::metrics;
 use crate::model::claim::Terms;
 use crate::model::desk::{Rules, WipLimits};
+use crate::model::door::{DESCRIPTORS_KEPT, Names, connections_within};
 use crate::model::fingerprint;
 use crate::model::hang::{HangReason, WatchdogTerms};
 use crate::model::job::JobName;
 use crate::model::lane::BreakerTerms;
+use crate::model::pace::Pace;
 use crate::model::readiness::{ReadinessTerms, Verdict};
 use crate::model::session::LivenessTerms;
 use crate::process::{self, ResourceLimits, Runner};
@@ -62,8 +64,6 @@ const SWEEP_GRACE: Duration = Duration::from_secs(1);
 const OUTPUT_BYTES_MAX: u64 = 64 << 20;
 /// How long connections get for what they are being answered, once everything else is over.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
-/// Bytes of randomness in a token.
-const TOKEN_BYTES: usize = 32;
 
 /// What a test may put in the place of the real thing.
 pub struct Doors {
@@ -123,16 +123,19 @@ impl Daemon {
         drop(tokio::task::spawn_blocking(fingerprint::make_ready));
         let run_mark = run_mark(&data_dir);
         sweep_leftovers(&run_mark).await?;
-        let token_path = (config.auth.mode == AuthMode::Token).then(|| data_dir.join("token"));
-        let token = token_path.as_deref().map(read_or_make_token).transpose()?;
+        let token_file = (config.auth.mode == AuthMode::Token)
+            .then(|| TokenFile { path: data_dir.join("token"), grace: Duration::from_millis(config.auth.grace_ms) });
+        let token = token_file.as_ref().map(TokenFile::read_or_make).transpose()?;
         let workers = doors.workers.clone();
         let ledger = Ledger::new(store, tip, doors.faults.clone());
         let (handle, melted) = start_actors(config, ledger, doors, run_mark).await?;
         let sampler = Sampler::start(handle.context(), workers).context("the watchdog cannot be started")?;
-        let access = Access::new(token.as_deref(), handle.context().clock.clone());
-        let limits = Limits { connections: config.http.connections_max, ..Limits::default() };
-        descriptors_for(config.http.connections_max);
-        let (routes, on) = (http::routes(handle.clone(), access.clone()), handle.context().on.requests.clone());
+        let access = Access::new(token.as_deref(), handle.context().clock.clone(), terms(config))
+            .context("the system gives no random numbers")?;
+        let limits = limits(&config.http);
+        let token_path = token_file.as_ref().map(|file| file.path.clone());
+        let routes = http::routes(handle.clone(), access.clone(), token_file);
+        let on = handle.context().on.requests.clone();
         let server = Server::bind_with(config.listen, config.socket.as_deref(), routes, access, limits, on).await?;
         let address = server.address();
         let address_file = data_dir.join("address");
@@ -238,20 +241,46 @@ async fn sweep_leftovers(run_mark: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Files the daemon has open besides its connections: the ledger, logs, repositories, what it looks at.
-const OTHER_FILES: u64 = 512;
+/// Who callers have to be, and how much each may ask.
+fn terms(config: &Config) -> guard::Terms {
+    guard::Terms {
+        names: Names::new(config.listen.ip(), config.http.allowed_hosts.clone()),
+        pace: Pace { per_s: config.http.requests_per_s, burst: config.http.requests_burst },
+        listeners_each_max: config.http.event_clients_per_caller_max,
+    }
+}
 
-/// Asks the system for as many open files as connections may need; what it does not give shows as connections that wait.
-fn descriptors_for(connections: usize) {
+fn limits(http: &Http) -> Limits {
+    Limits {
+        connections: connections_for(http.connections_max),
+        head: Duration::from_millis(http.head_ms),
+        head_bytes: http.head_bytes_max,
+        body: Duration::from_millis(http.body_ms),
+        body_bytes: http.body_bytes_max,
+        ..Limits::default()
+    }
+}
+
+/// Asks the system for as many open files as connections may need. How many connections there may be with what it gives:
+/// store and git always have some.
+fn connections_for(wanted: usize) -> usize {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limits = getrlimit(Resource::Nofile);
-    let wanted = connections as u64 + OTHER_FILES;
-    let Some(now) = limits.current.filter(|now| *now < wanted) else { return };
-    let given = limits.maximum.map_or(wanted, |maximum| wanted.min(maximum));
-    if setrlimit(Resource::Nofile, Rlimit { current: Some(given), maximum: limits.maximum }).is_err() || given < wanted
-    {
-        tracing::warn!(had = now, given, wanted, "the system gives fewer open files than [http] connections_max needs");
+    let files = wanted as u64 + DESCRIPTORS_KEPT;
+    let Some(now) = limits.current.filter(|now| *now < files) else { return wanted };
+    let asked = limits.maximum.map_or(files, |maximum| files.min(maximum));
+    let given =
+        setrlimit(Resource::Nofile, Rlimit { current: Some(asked), maximum: limits.maximum }).map_or(now, |()| asked);
+    let connections = connections_within(wanted, given);
+    if connections < wanted {
+        tracing::warn!(
+            files = given,
+            connections,
+            wanted,
+            "the system gives fewer open files than [http] connections_max needs"
+        );
     }
+    connections
 }
 
 /// What the processes of all runs of a data directory have in their environment: the same for every daemon there, and
@@ -383,21 +412,6 @@ fn registered(repository: &RepositoryConfig) -> Registered {
         base: repository.base.clone(),
         remote: repository.remote.clone(),
     }
-}
-
-/// The bearer token: made on first use, readable by this user alone.
-fn read_or_make_token(path: &Path) -> anyhow::Result<String> {
-    match std::fs::read_to_string(path) {
-        Ok(token) if token.trim().len() >= TOKEN_BYTES => return Ok(token.trim().to_owned()),
-        Ok(_) => anyhow::bail!("the token in {} is too short; remove the file and a new one is made", path.display()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error).with_context(|| format!("reading the token {}", path.display())),
-    }
-    let random = random::<TOKEN_BYTES>().context("the system gives no random numbers")?;
-    let token = inputs::hex(&random);
-    exclusion::write_to_stay(path, format!("{token}\n").as_bytes())
-        .with_context(|| format!("writing {}", path.display()))?;
-    Ok(token)
 }
 
 /// Writes a file whole or not at all, for this user alone.
@@ -532,6 +546,20 @@ fn on_ledger(which: &Running, work: impl FnOnce(&Path) -> anyhow::Result<()>) ->
     }
 }
 
+/// `slugline token`.
+#[must_use]
+pub fn token(args: &Token) -> ExitCode {
+    let config = match args.daemon().load() {
+        Ok(config) => config,
+        Err(faults) => return wrong_usage(&faults),
+    };
+    let done = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(token::run(args, &config, &mut io::stdout()))
+    };
+    finish(done().map(|()| End::Asked))
+}
+
 /// `slugline demo`.
 #[must_use]
 pub fn demo(args: &Demo) -> ExitCode {
@@ -552,7 +580,7 @@ pub fn demo(args: &Demo) -> ExitCode {
             .map_err(|faults| anyhow!("{}", faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))?;
         let daemon = Daemon::build(&config, Doors::real(workers)).await?;
         let (address, token_path) = (daemon.address, daemon.token_path.clone().context("the demo has a token")?);
-        let client = Client::tcp(address, Some(read_or_make_token(&token_path)?));
+        let client = Client::tcp(address, Some(std::fs::read_to_string(&token_path)?.trim().to_owned()));
         let (stop, stopped) = watch::channel(false);
         let serving = tokio::spawn(daemon.serve(wait_true(stopped)));
         let mut out = io::stdout();

@@ -90,6 +90,7 @@ fn spec_in(dir: &Path, mark: &str, script: &str) -> CommandSpec {
         cwd: dir.to_owned(),
         env: clean_env(&[]),
         log: dir.join("log"),
+        log_kept: true,
         deadline: FAR,
         grace: GRACE,
         output_bytes_max: 1 << 30,
@@ -160,6 +161,16 @@ async fn a_log_is_private_and_appended_and_the_tail_is_of_this_command_only() {
     assert_eq!(exit.tail, "second\n");
     assert_eq!(fs::read_to_string(bench.path("log")).unwrap(), "first\nsecond\n");
     assert_eq!(fs::metadata(bench.path("log")).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_is_not_kept_has_no_name_while_the_command_runs_and_is_told_without_credentials() {
+    let bench = Bench::new();
+    let mut spec = bench.spec("test ! -e log && echo https://bot:s3cret@example.org/x; exit 3");
+    spec.log_kept = false;
+    let exit = bench.run(spec).await;
+    assert_eq!((exit.outcome, exit.tail.as_str()), (ExitOutcome::Code(3), "https://***@example.org/x\n"));
+    assert!(!bench.path("log").exists());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -207,8 +207,7 @@ fn named_tests(page: &str) -> Vec<&str> {
 }
 
 #[test]
-fn every_test_the_lessons_name_is_there() {
-    let page = fs::read_to_string(root().join("docs/lessons.md")).expect("reads");
+fn every_test_a_page_names_is_there() {
     let all: Vec<(String, String)> = texts("tests").into_iter().chain(texts("src")).collect();
     let is_there = |name: &str| {
         let (path, function) = name.rsplit_once("::").expect("a path");
@@ -216,10 +215,14 @@ fn every_test_the_lessons_name_is_there() {
         let sits = |name: &str| name.contains(file);
         all.iter().any(|(name, text)| sits(name) && text.contains(&format!("fn {function}(")))
     };
-    let names = named_tests(&page);
-    assert!(names.len() >= 20, "{names:?}");
-    for name in names {
-        assert!(is_there(name), "{name} is named in docs/lessons.md and is nowhere");
+    // The page, and how many tests it names at least.
+    for (page, least) in [("docs/lessons.md", 20), ("SECURITY.md", 15), ("docs/reliability.md", 0)] {
+        let text = fs::read_to_string(root().join(page)).expect("reads");
+        let names = named_tests(&text);
+        assert!(names.len() >= least, "{page}: {names:?}");
+        for name in names {
+            assert!(is_there(name), "{name} is named in {page} and is nowhere");
+        }
     }
     assert!(!is_there("worktree::something_that_is_nowhere"));
 }

@@ -74,7 +74,7 @@ impl RunExec {
         }
     }
 
-    /// For git commands of a job, which inherit its run-lock; what they print is in `log`.
+    /// For git commands of a job, which inherit its run-lock; what they print passes through `log` and is not kept.
     #[must_use]
     pub fn job(context: Arc<Context>, lock: Arc<File>, log: PathBuf, stop: CancellationToken) -> Self {
         let mark = format!("{}-job", context.run_mark);
@@ -121,6 +121,8 @@ impl RunExec {
             cwd,
             env,
             log,
+            // git repeats the address of a remote when it fetches, and there may be credentials in it.
+            log_kept: self.of.is_some(),
             deadline,
             grace: self.context.settings.kill_grace,
             output_bytes_max: self.context.settings.output_bytes_max,

@@ -59,12 +59,17 @@ pub enum Command {
         after_help = "Every page, every index and the sum of every row, and that it goes as far as was acknowledged. Changes nothing; a daemon may run.\n\n  slugline check\n  slugline check ~/.local/state/slugline/backups/ledger-1234-20260101T000000000Z.db\n\nExit codes: 0 whole, 1 it cannot be read, 64 wrong usage or configuration, 65 damaged, not a ledger or of a newer version."
     )]
     Check(Check),
+    /// Give a running daemon a new token, or say where the token is.
+    #[command(
+        after_help = "What was signed in or started with the old token ends with its grace:\n  slugline token rotate\n  slugline token rotate --grace-ms 0    # it is known to somebody: no longer, from now on"
+    )]
+    Token(Token),
     /// Make a sample repository, serve it, ask for work twice and show both answers.
     Demo(Demo),
 }
 
 /// `slugline serve`.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub struct Serve {
     /// Configuration file; without it, ./slugline.toml when it is there.
     #[arg(long, env = "SLUGLINE_CONFIG", value_name = "FILE")]
@@ -72,9 +77,12 @@ pub struct Serve {
     /// A repository to serve, named after its directory; may be given more than once.
     #[arg(long, value_name = "PATH")]
     pub repo: Vec<PathBuf>,
-    /// TCP address, loopback only; port 0 picks a free one.
+    /// TCP address; port 0 picks a free one.
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Option<String>,
+    /// Names the daemon may be asked for by, beside loopback's and the address it listens on; `name` or `name:port`.
+    #[arg(long, value_name = "NAME,NAME")]
+    pub allowed_hosts: Option<String>,
     /// Unix socket beside it.
     #[arg(long, value_name = "PATH")]
     pub socket: Option<String>,
@@ -158,11 +166,53 @@ pub struct Check {
 }
 
 impl Running {
+    /// What the daemon was told; or every fault of the configuration, a line each.
+    pub fn load(&self) -> Result<Config, Vec<String>> {
+        let (config, data_dir) = (self.config.clone(), self.data_dir.clone());
+        Serve { config, data_dir, ..Serve::default() }.load()
+    }
+
     /// Where the daemon keeps its address and token; or every fault of the configuration, a line each.
     pub fn data_dir(&self) -> Result<PathBuf, Vec<String>> {
-        let (config, data_dir) = (self.config.clone(), self.data_dir.clone());
-        let serve = Serve { config, repo: Vec::new(), listen: None, socket: None, data_dir, worktrees_dir: None };
-        serve.load().map(|config| config.data_dir)
+        self.load().map(|config| config.data_dir)
+    }
+}
+
+/// `slugline token`.
+#[derive(Debug, Args)]
+pub struct Token {
+    /// What to do.
+    #[command(subcommand)]
+    pub what: TokenCommand,
+}
+
+/// What to do with a token.
+#[derive(Debug, Subcommand)]
+pub enum TokenCommand {
+    /// Have the daemon make a new one and write it to its file; asks on the unix socket, so the old one may be lost.
+    Rotate {
+        /// Which daemon.
+        #[command(flatten)]
+        daemon: Running,
+        /// How long the old one is good, in milliseconds; `[auth] grace_ms` when not given, no longer when 0.
+        #[arg(long, value_name = "MS")]
+        grace_ms: Option<u64>,
+    },
+    /// Print where the token is.
+    Path {
+        /// Which daemon.
+        #[command(flatten)]
+        daemon: Running,
+    },
+}
+
+impl Token {
+    /// Of which daemon.
+    #[must_use]
+    pub const fn daemon(&self) -> &Running {
+        match &self.what {
+            TokenCommand::Rotate { daemon, .. } | TokenCommand::Path { daemon } => daemon,
+        }
     }
 }
 
@@ -188,12 +238,13 @@ impl Serve {
     pub fn load(&self) -> Result<Config, Vec<String>> {
         let flags = [
             ("listen", &self.listen),
+            ("http.allowed_hosts", &self.allowed_hosts),
             ("socket", &self.socket),
             ("data_dir", &self.data_dir),
             ("worktrees_dir", &self.worktrees_dir),
         ];
         let absolute = |key: &'static str, value: &String| match key {
-            "listen" => value.clone(),
+            "listen" | "http.allowed_hosts" => value.clone(),
             // Seen from where the command was given, not from the file's directory.
             _ => std::path::absolute(value).map_or_else(|_| value.clone(), |path| path.display().to_string()),
         };

@@ -67,6 +67,15 @@ impl Client {
         Self { place: Place::Unix(socket.to_owned()), token: None }
     }
 
+    /// Where it connects to, over TCP.
+    #[must_use]
+    pub fn address(&self) -> Option<std::net::SocketAddr> {
+        match &self.place {
+            Place::Tcp(address) => Some(*address),
+            Place::Unix(_) => None,
+        }
+    }
+
     /// For the daemon on a data directory; the error says what is missing and the way out.
     pub fn of_data_dir(data_dir: &Path) -> Result<Self, String> {
         let read = |name: &str| {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::repository::Repository;
 use super::{hardening, locks};
+use crate::model::mask::masked;
 
 /// What one git command gets unless the daemon's settings give less.
 pub const DEADLINE: Duration = Duration::from_secs(600);
@@ -112,7 +113,7 @@ pub enum GitError {
 impl GitError {
     pub(super) fn library(what: impl Into<String>) -> impl FnOnce(git2::Error) -> Self {
         let what = what.into();
-        move |error| Self::Library { what, reason: error.message().to_owned() }
+        move |error| Self::Library { what, reason: masked(error.message()).into_owned() }
     }
 
     pub(super) fn file(path: &Path) -> impl FnOnce(std::io::Error) -> Self + '_ {

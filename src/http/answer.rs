@@ -48,15 +48,6 @@ impl Form {
     }
 }
 
-/// A body has to say that it is JSON: what a form on a web page can send is none.
-pub(super) fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
-    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or("");
-    if kind.split(';').next().unwrap_or("").trim().eq_ignore_ascii_case("application/json") {
-        return Ok(());
-    }
-    Err(Problem::new(ProblemCode::UnsupportedMediaType, "send Content-Type: application/json"))
-}
-
 /// What `Prefer` (RFC 7240) says of waiting, in milliseconds: nothing with `respond-async`, else `wait` in seconds.
 pub(super) fn wait_ms(headers: &HeaderMap) -> Option<u64> {
     let all = headers

@@ -6,7 +6,7 @@ use warp::http::HeaderMap;
 use warp::hyper::body::Bytes;
 
 use super::Routes;
-use super::answer::{Form, keyed, of_work, require_json, shaped, wait_ms_or_default};
+use super::answer::{Form, keyed, of_work, shaped, wait_ms_or_default};
 use super::problem::{Answer, parse, reply};
 use super::server::trace;
 use super::todos::key;
@@ -48,7 +48,6 @@ struct Said {
 impl Said {
     async fn heartbeat(&self) -> Answer {
         let todo = key(&self.repo, &self.slug)?;
-        require_json(&self.headers)?;
         let body: HeartbeatRequest = parse(&self.body)?;
         short("progress", body.progress.as_deref())?;
         self.mutate("heartbeat", Mutation::Heartbeat { todo, body }).await
@@ -56,7 +55,6 @@ impl Said {
 
     async fn hold(&self) -> Answer {
         let todo = key(&self.repo, &self.slug)?;
-        require_json(&self.headers)?;
         let body: HoldRequest = parse(&self.body)?;
         short("why", Some(&body.why))?;
         if body.for_ms == 0 || body.why.trim().is_empty() {
@@ -67,7 +65,6 @@ impl Said {
 
     async fn release(&self) -> Answer {
         let todo = key(&self.repo, &self.slug)?;
-        require_json(&self.headers)?;
         let ReleaseRequest { token } = parse(&self.body)?;
         self.mutate("release", Mutation::Release { todo, token }).await
     }
@@ -75,7 +72,6 @@ impl Said {
     async fn complete(&self) -> Answer {
         let form = Form::wanted(&self.headers)?;
         let todo = key(&self.repo, &self.slug)?;
-        require_json(&self.headers)?;
         let complete: Complete = parse(&self.body)?;
         let keyed = keyed(&self.headers, &self.what("complete"), form, &self.body)?;
         let wait = wait_ms_or_default(&self.headers);

@@ -15,6 +15,7 @@ use warp::http::{HeaderMap, HeaderValue, header};
 use warp::hyper::body::Bytes;
 use warp::reply::{Reply as _, Response};
 
+use super::guard::{Access, Visitor};
 use super::problem::{self, Answer, reply};
 use super::{Routes, page};
 use crate::actors::Handle;
@@ -44,17 +45,20 @@ fn kinds_only(schema: &mut schemars::Schema) {
     page::list_of(schema, &names);
 }
 
-pub(super) fn routes(handle: Handle) -> Routes {
+pub(super) fn routes(handle: Handle, access: Access) -> Routes {
     warp::path!("events")
         .and(warp::get())
-        .and(warp::any().map(move || handle.clone()))
+        .and(warp::any().map(move || (handle.clone(), access.clone())))
         .and(warp::query::raw().or(warp::any().map(String::new)).unify())
         .and(warp::header::headers_cloned())
-        .map(|handle: Handle, query: String, headers: HeaderMap| reply(listen(&handle, &query, &headers)))
+        .and(warp::ext::get::<Visitor>())
+        .map(|(handle, access): (Handle, Access), query: String, headers: HeaderMap, visitor: Visitor| {
+            reply(listen(&handle, &query, &headers, &access, &visitor))
+        })
         .boxed()
 }
 
-fn listen(handle: &Handle, query: &str, headers: &HeaderMap) -> Answer {
+fn listen(handle: &Handle, query: &str, headers: &HeaderMap, access: &Access, visitor: &Visitor) -> Answer {
     let invalid = |detail: String| Problem::new(ProblemCode::InvalidRequest, detail);
     let asked: Query = problem::query(query, "types, repo, session and last_event_id")?;
     if let Some(repo) = &asked.repo {
@@ -66,7 +70,13 @@ fn listen(handle: &Handle, query: &str, headers: &HeaderMap) -> Answer {
     let sent = sent.map(place).transpose().map_err(invalid)?;
     let written = asked.last_event_id.as_deref().map(place).transpose().map_err(invalid)?;
     let filter = EventFilter { kinds, repo: asked.repo, session: asked.session };
-    Ok(stream(handle.listen(filter, sent.or(written).flatten())?))
+    let place = access.listener(visitor)?;
+    let events = handle.listen(filter, sent.or(written).flatten())?.map(move |events| {
+        // The place is given back with the stream.
+        let _place = &place;
+        events
+    });
+    Ok(stream(events.take_until(visitor.over())))
 }
 
 fn stream(events: impl Stream<Item = Bytes> + Send + 'static) -> Response {

@@ -4,11 +4,10 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 use warp::Filter;
-use warp::http::{HeaderMap, StatusCode};
+use warp::http::StatusCode;
 use warp::hyper::body::Bytes;
 
 use super::Routes;
-use super::answer::require_json;
 use super::problem::{self, Answer, json, parse, reply};
 use crate::actors::Handle;
 use crate::model::fingerprint;
@@ -38,9 +37,8 @@ pub(super) fn routes(handle: Handle) -> Routes {
     let explain = warp::path!("failures" / "explain")
         .and(warp::post())
         .and(with())
-        .and(warp::header::headers_cloned())
         .and(warp::body::bytes())
-        .map(|handle: Handle, headers: HeaderMap, body: Bytes| reply(explain(&handle, &headers, &body)));
+        .map(|handle: Handle, body: Bytes| reply(explain(&handle, &body)));
     list.or(explain).unify().boxed()
 }
 
@@ -50,8 +48,7 @@ async fn list(handle: &Handle, query: &str) -> Answer {
     Ok(json(StatusCode::OK, &handle.failures(query.lane.as_ref(), since).await?))
 }
 
-fn explain(handle: &Handle, headers: &HeaderMap, body: &Bytes) -> Answer {
-    require_json(headers)?;
+fn explain(handle: &Handle, body: &Bytes) -> Answer {
     let ExplainRequest { text } = parse(body)?;
     Ok(json(StatusCode::OK, &fingerprint::explain(&text, handle.context().clock.now())))
 }

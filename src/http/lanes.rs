@@ -6,7 +6,7 @@ use warp::http::{HeaderMap, StatusCode};
 use warp::hyper::body::Bytes;
 
 use super::Routes;
-use super::answer::{Form, keyed, require_json, shaped};
+use super::answer::{Form, keyed, shaped};
 use super::claims::short;
 use super::problem::{Answer, json, parse, reply};
 use crate::actors::Handle;
@@ -44,7 +44,6 @@ fn name(lane: &str) -> Result<Lane, Problem> {
 
 async fn pause(handle: &Handle, lane: &str, headers: &HeaderMap, body: &Bytes) -> Answer {
     let name = name(lane)?;
-    require_json(headers)?;
     let request: PauseRequest = parse(body)?;
     short("reason", Some(&request.reason))?;
     if request.reason.trim().is_empty() {
@@ -56,7 +55,6 @@ async fn pause(handle: &Handle, lane: &str, headers: &HeaderMap, body: &Bytes) -
 
 async fn resume(handle: &Handle, lane: &str, headers: &HeaderMap, body: &Bytes) -> Answer {
     let name = name(lane)?;
-    require_json(headers)?;
     let NoContent {} = parse(body)?;
     let keyed = keyed(headers, &format!("POST /lanes/{lane}/resume"), Form::Json, body)?;
     Ok(shaped(handle.mutate(Mutation::Resume { lane: name }, keyed).await, Form::Json))

@@ -3,7 +3,7 @@
 //! May know `actors` (the handle), `model` and `metrics`. Reading order: `routes` below (the whole table on one
 //! screen), one file per resource (`work`, `claims`, `operations`, `todos`, `lanes`, `failures`, `worktrees`, `sessions`, `events`, `actors`,
 //! `repositories`, `status`, `health`, `console`, `openapi`), `answer`, `page`, `problem` and `markdown` (shaping), `guard` (who is
-//! let in), `signing` and `sign_in` (browsers), `server` (the accept loop with its limits).
+//! let in), `token`, `signing` and `sign_in` (by what), `server` (the accept loop with its limits).
 
 mod actors;
 mod answer;
@@ -26,6 +26,7 @@ mod sign_in;
 pub mod signing;
 mod status;
 mod todos;
+pub mod token;
 mod work;
 mod worktrees;
 
@@ -35,7 +36,9 @@ use warp::http::{HeaderMap, HeaderValue};
 use warp::reply::Response;
 
 use self::guard::Access;
+use self::token::TokenFile;
 use crate::actors::Handle;
+use crate::model::door::Open;
 
 /// Everything the server answers with.
 pub type Routes = BoxedFilter<(Response,)>;
@@ -49,22 +52,26 @@ pub struct Route {
     pub path: &'static str,
     /// What it does, in one sentence.
     pub summary: &'static str,
-    /// Whether it is answered without a token.
-    pub open: bool,
+    /// To whom it is answered without a token.
+    pub open: Open,
     /// Statuses of its good answers.
     pub statuses: &'static [u16],
 }
 
 const fn route(method: &'static str, path: &'static str, statuses: &'static [u16], summary: &'static str) -> Route {
-    Route { method, path, summary, open: false, statuses }
+    Route { method, path, summary, open: Open::No, statuses }
 }
 
 const fn open(method: &'static str, path: &'static str, statuses: &'static [u16], summary: &'static str) -> Route {
-    Route { method, path, summary, open: true, statuses }
+    Route { method, path, summary, open: Open::Everybody, statuses }
+}
+
+const fn here(method: &'static str, path: &'static str, statuses: &'static [u16], summary: &'static str) -> Route {
+    Route { method, path, summary, open: Open::Here, statuses }
 }
 
 /// Every route there is.
-pub const ROUTES: [Route; 52] = [
+pub const ROUTES: [Route; 53] = [
     route("POST", "/todos/work", &[200, 202], "Ask for work: a worktree that exists, is prepared, in sync and judged."),
     route("GET", "/todos", &[200], "The todos, filtered by repo, stage and lane."),
     route("GET", "/todos/{repo}/{slug}", &[200], "One todo: stage, claim, gates, parked results, history."),
@@ -117,16 +124,17 @@ pub const ROUTES: [Route; 52] = [
     open("POST", "/console/sign-in", &[200], "Sign a browser in, by token or by a link's code."),
     open("POST", "/console/sign-out", &[200], "Sign a browser out."),
     route("POST", "/console/links", &[200], "A link that signs in whoever opens it, once."),
-    open("GET", "/livez", &[200], "The process turns."),
-    open("GET", "/readyz", &[200, 503], "Whether work is accepted; ?verbose says why."),
-    open("GET", "/healthz", &[200, 503], "The same as /readyz."),
-    open("GET", "/metrics", &[200], "Prometheus' text format."),
+    route("POST", "/token/rotate", &[200], "A new token; the old one is good for a while yet, or no longer."),
+    here("GET", "/livez", &[200], "The process turns."),
+    here("GET", "/readyz", &[200, 503], "Whether work is accepted; ?verbose says why."),
+    here("GET", "/healthz", &[200, 503], "The same as /readyz."),
+    here("GET", "/metrics", &[200], "Prometheus' text format."),
     route("GET", "/openapi.json", &[200], "This interface, described."),
 ];
 
 /// The whole table. Health comes first: it is asked most and has to cost least.
 #[must_use]
-pub fn routes(handle: Handle, access: Access) -> Routes {
+pub fn routes(handle: Handle, access: Access, token: Option<TokenFile>) -> Routes {
     health::routes(handle.clone())
         .or(work::routes(handle.clone()))
         .unify()
@@ -144,13 +152,15 @@ pub fn routes(handle: Handle, access: Access) -> Routes {
         .unify()
         .or(sessions::routes(handle.clone()))
         .unify()
-        .or(events::routes(handle.clone()))
+        .or(events::routes(handle.clone(), access.clone()))
         .unify()
         .or(actors::routes(handle.clone()))
         .unify()
         .or(repositories::routes(handle.clone()))
         .unify()
         .or(status::routes(handle.clone()))
+        .unify()
+        .or(token::routes(handle.clone(), access.clone(), token))
         .unify()
         .or(sign_in::routes(handle, access))
         .unify()
@@ -163,7 +173,7 @@ pub fn routes(handle: Handle, access: Access) -> Routes {
 
 /// Those at a path of the table that need no token.
 fn open_at(path: &str) -> impl Iterator<Item = &'static Route> {
-    ROUTES.iter().filter(move |route| route.open && route.path == path)
+    ROUTES.iter().filter(move |route| route.open != Open::No && route.path == path)
 }
 
 /// The value of a header, when it is there exactly once.

@@ -1,7 +1,7 @@
 //! `GET /operations` newest first · `GET /operations/{id}` one as it is now · `DELETE /operations/{id}` cancel · `GET /operations/{id}/log` its output,
 //! followed while it runs.
 
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt as _};
 use schemars::{JsonSchema, Schema};
 use serde::Deserialize;
 use serde_json::Value;
@@ -11,6 +11,7 @@ use warp::reply::{Reply, Response};
 
 use super::Routes;
 use super::answer::{Form, operation_shown};
+use super::guard::Visitor;
 use super::page::{self, words};
 use super::problem::{self, Answer, json, reply, with_problem};
 use crate::actors::Handle;
@@ -62,10 +63,10 @@ pub(super) fn routes(handle: Handle) -> Routes {
         warp::path!("operations" / String).and(warp::delete()).and(with()).and(warp::header::headers_cloned()).then(
             |id: String, handle: Handle, headers: HeaderMap| async move { reply(cancel(&handle, &id, &headers).await) },
         );
-    let log = warp::path!("operations" / String / "log")
-        .and(warp::get())
-        .and(with())
-        .then(|id: String, handle: Handle| async move { reply(log(&handle, &id).await) });
+    let log =
+        warp::path!("operations" / String / "log").and(warp::get()).and(with()).and(warp::ext::get::<Visitor>()).then(
+            |id: String, handle: Handle, visitor: Visitor| async move { reply(log(&handle, &id, &visitor).await) },
+        );
     list.or(show).unify().or(cancel).unify().or(log).unify().boxed()
 }
 
@@ -110,8 +111,8 @@ async fn cancel(handle: &Handle, text: &str, headers: &HeaderMap) -> Answer {
     Ok(operation_shown(StatusCode::OK, &handle.cancel(&id(text)?).await?, form))
 }
 
-async fn log(handle: &Handle, text: &str) -> Answer {
-    Ok(stream(handle.log(&id(text)?).await?))
+async fn log(handle: &Handle, text: &str, visitor: &Visitor) -> Answer {
+    Ok(stream(handle.log(&id(text)?).await?.take_until(visitor.over())))
 }
 
 fn stream(log: impl Stream<Item = std::io::Result<bytes::Bytes>> + Send + Sync + 'static) -> Response {

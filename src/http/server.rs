@@ -1,9 +1,12 @@
 //! The accept loop: warp decides what to answer, this decides who may ask how much and how long.
 //!
-//! Limits are for a loopback service of agents: heads of 16 KiB, bodies of 64 KiB, as many connections as the
-//! configuration says, ten seconds for a head, a minute for an answer, half a minute without taking any of it. A
-//! connection beyond the limit waits in the system's queue. A shutdown stops accepting, lets requests in flight finish, closes what idles, and aborts what is left after the grace.
+//! Limits are for a service of agents: of connections, of heads and bodies and the time they take (the configuration says
+//! which), a minute for an answer, half a minute without taking any of it. A connection beyond the limit takes the place of
+//! the oldest that has not asked anything as somebody known; where there is none it waits. So whoever opens connections and
+//! says nothing, or says it slowly, keeps nobody out. A shutdown stops accepting, lets requests in flight finish, closes
+//! what idles, and aborts what is left after the grace.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
@@ -11,7 +14,8 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -25,12 +29,13 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio_io_timeout::TimeoutStream;
+use tokio_util::sync::CancellationToken;
 use tower_service::Service as _;
 use tracing::Instrument as _;
 use warp::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
 use warp::reply::Response;
 
-use super::guard::{Access, Peer};
+use super::guard::Access;
 use super::problem::{from_status, render};
 use super::{Routes, only, open_at, template};
 use crate::actors::health::inflight::{InFlight, RequestOn};
@@ -38,6 +43,7 @@ use crate::actors::health::turning::{Doing, doing};
 use crate::metrics::http as metric;
 use crate::metrics::http::RejectReason;
 use crate::metrics::spans;
+use crate::model::door::{Peer, reachable};
 use crate::model::problem::{Problem, ProblemCode};
 use crate::model::trace::Trace;
 
@@ -50,6 +56,8 @@ pub struct Limits {
     pub head: Duration,
     /// Time for its body.
     pub body: Duration,
+    /// Bytes of a head.
+    pub head_bytes: usize,
     /// Bytes of a body.
     pub body_bytes: usize,
     /// Time for the answer: longer than any call may wait.
@@ -64,6 +72,7 @@ impl Default for Limits {
             connections: 1_024,
             head: Duration::from_secs(10),
             body: Duration::from_secs(10),
+            head_bytes: 16 * 1024,
             body_bytes: 64 * 1024,
             answer: Duration::from_secs(60),
             stall: Duration::from_secs(30),
@@ -71,10 +80,12 @@ impl Default for Limits {
     }
 }
 
-/// Bytes of a request's head.
-const HEAD_BYTES_MAX: usize = 16 * 1024;
+/// Who opens an answer as a page gets one that does nothing and is in nobody's frame.
+const NO_PAGE: &str = "default-src 'none'; frame-ancestors 'none'";
 /// Bytes of a request's target.
 const TARGET_BYTES_MAX: usize = 8 * 1024;
+/// How long a connection is left alone, however many come behind it: enough for a head on its way.
+const STRANGER_TIME: Duration = Duration::from_secs(1);
 /// How long accepting pauses when the system has no descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -101,9 +112,48 @@ struct Shared {
     limits: Limits,
     address: SocketAddr,
     on: InFlight<RequestOn>,
+    strangers: Strangers,
 }
 
-/// Where the daemon listens, with every request: what is written for browsers names it.
+/// Connections on which nobody known has asked anything yet, in the order in which they came.
+#[derive(Default)]
+struct Strangers {
+    came: AtomicU64,
+    on: Mutex<BTreeMap<u64, (Instant, CancellationToken)>>,
+}
+
+impl Strangers {
+    fn all(&self) -> MutexGuard<'_, BTreeMap<u64, (Instant, CancellationToken)>> {
+        self.on.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A connection came, which ends when this is cancelled; the number is what it is known by.
+    fn came(&self, end: CancellationToken) -> u64 {
+        let number = self.came.fetch_add(1, Ordering::Relaxed);
+        self.all().insert(number, (Instant::now(), end));
+        number
+    }
+
+    /// It is over, or somebody known asked something on it.
+    fn is_none(&self, number: u64) {
+        self.all().remove(&number);
+    }
+
+    /// Ends the oldest if it had its time. Says when to try again.
+    fn make_room(&self) -> Duration {
+        let mut all = self.all();
+        let Some(oldest) = all.first_entry() else { return STRANGER_TIME };
+        let left = STRANGER_TIME.saturating_sub(oldest.get().0.elapsed());
+        if !left.is_zero() {
+            return left;
+        }
+        metric::rejected(RejectReason::ConnLimit);
+        oldest.remove().1.cancel();
+        ACCEPT_PAUSE
+    }
+}
+
+/// Where the daemon is reached, with every request: what is written for browsers names it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Door(pub SocketAddr);
 
@@ -122,16 +172,16 @@ impl Server {
                 "cannot listen on {listen}: {error}; is another daemon running? choose another with --listen"
             )
         })?;
-        let address = tcp.local_addr()?;
+        let address = reachable(tcp.local_addr()?);
         let unix = match socket {
             Some(path) => Some((bind_unix(path).await?, path.to_owned())),
             None => None,
         };
-        let shared = Arc::new(Shared { routes, access, limits, address, on });
+        let shared = Arc::new(Shared { routes, access, limits, address, on, strangers: Strangers::default() });
         Ok(Self { tcp, unix, address, shared })
     }
 
-    /// Where it listens.
+    /// Where it is reached.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -142,34 +192,45 @@ impl Server {
         let Self { tcp, unix, shared, .. } = self;
         let (graceful, slots) = (GracefulShutdown::new(), Arc::new(Semaphore::new(shared.limits.connections)));
         let connections = tokio_util::task::TaskTracker::new();
-        let abort = tokio_util::sync::CancellationToken::new();
+        let abort = CancellationToken::new();
         let (listener, socket) = unix.map_or((None, None), |(listener, path)| (Some(listener), Some(path)));
         tokio::pin!(stop);
         loop {
-            let slot = tokio::select! {
-                slot = slots.clone().acquire_owned() => slot,
-                () = &mut stop => break,
-            };
-            let Ok(slot) = slot else { break };
             let accepted = tokio::select! {
-                accepted = tcp.accept() => accepted.map(|(stream, _)| { let _ = stream.set_nodelay(true); Accepted::Tcp(stream) }),
+                accepted = tcp.accept() => accepted.map(|(stream, from)| { let _ = stream.set_nodelay(true); Accepted::Tcp(stream, from) }),
                 accepted = accept_unix(listener.as_ref()) => accepted.map(Accepted::Unix),
                 () = &mut stop => break,
             };
-            let connection = match accepted {
-                Ok(Accepted::Tcp(stream)) => serve_one(stream, Peer::Tcp, shared.clone(), &graceful).boxed(),
-                Ok(Accepted::Unix(stream)) => serve_one(stream, Peer::Unix, shared.clone(), &graceful).boxed(),
+            let accepted = match accepted {
+                Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
             };
-            let abort = abort.clone();
+            let slot = loop {
+                let again = if slots.available_permits() == 0 { shared.strangers.make_room() } else { STRANGER_TIME };
+                tokio::select! {
+                    slot = slots.clone().acquire_owned() => break slot.ok(),
+                    () = &mut stop => break None,
+                    () = tokio::time::sleep(again) => {}
+                }
+            };
+            let Some(slot) = slot else { break };
+            let (shared, end) = (shared.clone(), abort.child_token());
+            let number = shared.strangers.came(end.clone());
+            let connection = match accepted {
+                Accepted::Tcp(stream, from) => {
+                    serve_one(stream, (Peer::Tcp(from.ip()), number), shared.clone(), &graceful).boxed()
+                }
+                Accepted::Unix(stream) => serve_one(stream, (Peer::Socket, number), shared.clone(), &graceful).boxed(),
+            };
             connections.spawn(async move {
                 metric::connections_changed(1);
-                let _ = abort.run_until_cancelled(connection).await;
+                let _ = end.run_until_cancelled(connection).await;
                 metric::connections_changed(-1);
+                shared.strangers.is_none(number);
                 drop(slot);
             });
         }
@@ -187,7 +248,7 @@ impl Server {
 }
 
 enum Accepted {
-    Tcp(tokio::net::TcpStream),
+    Tcp(tokio::net::TcpStream, SocketAddr),
     Unix(UnixStream),
 }
 
@@ -222,23 +283,23 @@ async fn bind_unix(path: &Path) -> anyhow::Result<UnixListener> {
 
 fn serve_one<S>(
     stream: S,
-    peer: Peer,
+    (peer, number): (Peer, u64),
     shared: Arc<Shared>,
     graceful: &GracefulShutdown,
 ) -> impl Future<Output = ()> + Send + use<S>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (head, stall) = (shared.limits.head, shared.limits.stall);
+    let Limits { head, stall, head_bytes, .. } = shared.limits;
     let service = service_fn(move |request: Request<Incoming>| {
         let shared = shared.clone();
-        async move { Ok::<Response, Infallible>(answer(&shared, peer, request).await) }
+        async move { Ok::<Response, Infallible>(answer(&shared, (peer, number), request).await) }
     });
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(stall));
     let stream = Box::pin(stream);
     let mut builder = hyper::server::conn::http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(head).max_buf_size(HEAD_BYTES_MAX).half_close(false);
+    builder.timer(TokioTimer::new()).header_read_timeout(head).max_buf_size(head_bytes).half_close(false);
     let connection = graceful.watch(builder.serve_connection(TokioIo::new(stream), service));
     async move {
         if let Err(error) = connection.await {
@@ -248,7 +309,7 @@ where
 }
 
 /// One request, from its head to its answer.
-async fn answer(shared: &Shared, peer: Peer, request: Request<Incoming>) -> Response {
+async fn answer(shared: &Shared, from: (Peer, u64), request: Request<Incoming>) -> Response {
     let begun = Instant::now();
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let counted = metric::Method::named(method.as_str());
@@ -256,7 +317,7 @@ async fn answer(shared: &Shared, peer: Peer, request: Request<Incoming>) -> Resp
     let trace = trace_of(request.headers());
     let known = template(&path);
     let answered = async {
-        match admit(shared, peer, request, known).await {
+        match admit(shared, from, request, known).await {
             Ok(request) => route(shared, request, &method, &path, known).await,
             Err(problem) => render(&problem),
         }
@@ -275,8 +336,9 @@ async fn answer(shared: &Shared, peer: Peer, request: Request<Incoming>) -> Resp
     }
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(HeaderName::from_static("cross-origin-resource-policy"), HeaderValue::from_static("same-origin"));
-    // The console's files say themselves how they may be kept.
+    // The console's files say themselves how they may be kept, and what a page of them may do. No other answer is a page.
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    headers.entry(header::CONTENT_SECURITY_POLICY).or_insert(HeaderValue::from_static(NO_PAGE));
     if let Some(route) = known.filter(|route| !route.ends_with("/log") && *route != "/events") {
         let (status, took) = (response.status().as_u16(), begun.elapsed());
         metric::request_finished(counted, route, status, took);
@@ -290,9 +352,9 @@ async fn answer(shared: &Shared, peer: Peer, request: Request<Incoming>) -> Resp
 /// Checks a request's head and reads its body.
 async fn admit(
     shared: &Shared,
-    peer: Peer,
+    (peer, number): (Peer, u64),
     request: Request<Incoming>,
-    known: Option<&str>,
+    known: Option<&'static str>,
 ) -> Result<Request<Full<Bytes>>, Problem> {
     let (mut head, body) = request.into_parts();
     head.extensions.insert(Door(shared.address));
@@ -310,7 +372,9 @@ async fn admit(
             format!("request targets have at most {TARGET_BYTES_MAX} bytes"),
         ));
     }
-    shared.access.check(peer, shared.address.port(), &head.method, known, &head.headers)?;
+    let visitor = shared.access.admit(peer, shared.address.port(), &head.method, known, &head.headers)?;
+    let is_known = visitor.caller.is_known();
+    head.extensions.insert(visitor);
     let too_large = || {
         metric::rejected(RejectReason::BodySize);
         Problem::new(ProblemCode::BodyTooLarge, format!("bodies have at most {} bytes", shared.limits.body_bytes))
@@ -333,6 +397,9 @@ async fn admit(
             ));
         }
     };
+    if is_known {
+        shared.strangers.is_none(number);
+    }
     Ok(Request::from_parts(head, Full::new(body)))
 }
 

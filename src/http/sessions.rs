@@ -8,7 +8,7 @@ use warp::http::{HeaderMap, StatusCode};
 use warp::hyper::body::Bytes;
 
 use super::Routes;
-use super::answer::{Form, keyed, require_json, shaped};
+use super::answer::{Form, keyed, shaped};
 use super::page::{self, LIMIT_MAX, Page, page, unchanged, with_etag, words};
 use super::problem::{self, Answer, json, parse, reply};
 use crate::actors::Handle;
@@ -140,7 +140,6 @@ async fn events(handle: &Handle, text: &str, query: &str) -> Answer {
 
 async fn report(handle: &Handle, text: &str, headers: &HeaderMap, body: &Bytes) -> Answer {
     let id = id(text)?;
-    require_json(headers)?;
     let ReportRequest { events } = parse(body)?;
     if events.is_empty() || events.len() > EVENTS_PER_REQUEST_MAX {
         let detail = format!("events has {} entries; a report has 1 to {EVENTS_PER_REQUEST_MAX}", events.len());

@@ -7,15 +7,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use sha2::{Digest as _, Sha256};
 use warp::Filter;
-use warp::http::{HeaderMap, HeaderValue, StatusCode, header};
+use warp::http::{HeaderValue, StatusCode, header};
 use warp::hyper::body::Bytes;
 
 use super::Routes;
-use super::answer::require_json;
-use super::guard::Access;
+use super::guard::{Access, Visitor};
 use super::problem::{Answer, json, parse, reply};
 use super::server::Door;
-use super::signing::{clear_cookie, random, set_cookie};
+use super::signing::{Signer, clear_cookie, random, set_cookie};
 use crate::actors::Handle;
 use crate::actors::inputs::hex;
 use crate::model::problem::{Problem, ProblemCode};
@@ -49,55 +48,50 @@ struct Kept {
 pub(super) fn routes(handle: Handle, access: Access) -> Routes {
     let signing = Arc::new(Signing { handle, access, kept: Mutex::default() });
     let with = warp::any().map(move || signing.clone());
-    let asked = warp::post()
-        .and(with)
-        .and(warp::ext::get::<Door>())
-        .and(warp::header::headers_cloned())
-        .and(warp::body::bytes());
-    let sign_in = warp::path!("console" / "sign-in").and(asked.clone()).map(
-        |signing: Arc<Signing>, door: Door, headers: HeaderMap, body: Bytes| {
-            reply(sign_in(&signing, door.0, &headers, &body))
-        },
-    );
+    let asked = warp::post().and(with).and(warp::ext::get::<Door>()).and(warp::body::bytes());
+    let sign_in = warp::path!("console" / "sign-in")
+        .and(asked.clone())
+        .map(|signing: Arc<Signing>, door: Door, body: Bytes| reply(sign_in(&signing, door.0, &body)));
     let sign_out = warp::path!("console" / "sign-out")
         .and(asked.clone())
-        .map(|_, door: Door, headers: HeaderMap, body: Bytes| reply(sign_out(door.0, &headers, &body)));
-    let links = warp::path!("console" / "links").and(asked).map(
-        |signing: Arc<Signing>, door: Door, headers: HeaderMap, body: Bytes| {
-            reply(link(&signing, door.0, &headers, &body))
+        .map(|_, door: Door, body: Bytes| reply(sign_out(door.0, &body)));
+    let links = warp::path!("console" / "links").and(asked).and(warp::ext::get::<Visitor>()).map(
+        |signing: Arc<Signing>, door: Door, body: Bytes, visitor: Visitor| {
+            reply(link(&signing, door.0, &visitor, &body))
         },
     );
     sign_in.or(sign_out).unify().or(links).unify().boxed()
 }
 
-fn sign_in(signing: &Signing, address: SocketAddr, headers: &HeaderMap, body: &Bytes) -> Answer {
-    require_json(headers)?;
+fn sign_in(signing: &Signing, address: SocketAddr, body: &Bytes) -> Answer {
     let request: SignInRequest = parse(body)?;
     let now = signing.handle.context().clock.moment();
     let mut kept = signing.kept.lock().unwrap_or_else(PoisonError::into_inner);
     kept.tries.may_try(now.awake)?;
-    let wrong = match (&request.token, &request.code) {
-        (Some(token), None) if signing.access.is_token(token) => None,
-        (None, Some(code)) if kept.links.take(code, now.awake) || !signing.access.asks() => None,
-        (Some(_), None) => Some("that is not this daemon's token; it is in <data_dir>/token"),
-        (None, Some(_)) => Some("the link was used already, or it is too old; `slugline console` makes a new one"),
+    let (signer, wrong) = match (&request.token, &request.code) {
+        (Some(token), None) => {
+            (signing.access.signer_of(token), "that is not this daemon's token; it is in <data_dir>/token")
+        }
+        (None, Some(code)) => (
+            kept.links.take(code, now.awake).or_else(|| signing.access.signer_of_nobody()),
+            "the link was used already, or it is too old; `slugline console` makes a new one",
+        ),
         _ => return Err(Problem::new(ProblemCode::InvalidRequest, "send either token or code")),
     };
-    if let Some(detail) = wrong {
+    let Some(signer) = signer else {
         kept.tries.was_wrong(now.awake);
         tracing::warn!("somebody tried to sign in to the console with what is not right");
-        return Err(Problem::new(ProblemCode::Unauthorized, detail));
-    }
+        return Err(Problem::new(ProblemCode::Unauthorized, wrong));
+    };
     drop(kept);
-    let signed = signing.access.signer().sign(now.wall).map_err(|error| no_chance(&error))?;
+    let signed = signer.sign(now.wall).map_err(|error| no_chance(&error))?;
     let cookie = set_cookie(address.port(), &signed);
     let mut response = json(StatusCode::OK, &SignedInView { key: signed.key, expires_at: signed.expires_at });
     response.headers_mut().extend(HeaderValue::from_str(&cookie).ok().map(|cookie| (header::SET_COOKIE, cookie)));
     Ok(response)
 }
 
-fn sign_out(address: SocketAddr, headers: &HeaderMap, body: &Bytes) -> Answer {
-    require_json(headers)?;
+fn sign_out(address: SocketAddr, body: &Bytes) -> Answer {
     let NoContent {} = parse(body)?;
     let mut response = json(StatusCode::OK, &serde_json::json!({}));
     let cookie = HeaderValue::from_str(&clear_cookie(address.port()));
@@ -105,13 +99,12 @@ fn sign_out(address: SocketAddr, headers: &HeaderMap, body: &Bytes) -> Answer {
     Ok(response)
 }
 
-fn link(signing: &Signing, address: SocketAddr, headers: &HeaderMap, body: &Bytes) -> Answer {
-    require_json(headers)?;
+fn link(signing: &Signing, address: SocketAddr, visitor: &Visitor, body: &Bytes) -> Answer {
     let NoContent {} = parse(body)?;
     let now = signing.handle.context().clock.moment();
     let code = hex(&random::<CODE_BYTES>().map_err(|error| no_chance(&error))?);
     let mut kept = signing.kept.lock().unwrap_or_else(PoisonError::into_inner);
-    let expires = kept.links.give(&code, &now);
+    let expires = kept.links.give(&code, visitor.signer(), &now);
     // The code is behind the `#`: browsers keep that to themselves, and it is in nobody's log.
     let url = format!("http://{address}/console/#code={code}");
     Ok(json(StatusCode::OK, &LinkView { url, expires_at: now.wall_of(expires) }))
@@ -121,28 +114,36 @@ fn no_chance(error: &std::io::Error) -> Problem {
     Problem::new(ProblemCode::Internal, format!("the system gives no random numbers: {error}"))
 }
 
-/// Codes that can be used, each once. Only their digests are kept.
+/// A code that can be used. Only its digest is kept.
+struct Given {
+    digest: [u8; 32],
+    until: Awake,
+    /// Signs in whoever uses it: what it gives ends with the token of who asked for it.
+    signer: Signer,
+}
+
+/// Codes that can be used, each once.
 #[derive(Default)]
-struct Links(VecDeque<([u8; 32], Awake)>);
+struct Links(VecDeque<Given>);
 
 impl Links {
     /// Keeps a code, and says until when.
-    fn give(&mut self, code: &str, now: &Moment) -> Awake {
+    fn give(&mut self, code: &str, signer: &Signer, now: &Moment) -> Awake {
         let until = now.awake.plus_ms(LINK_MS);
-        self.0.retain(|(_, until)| now.awake < *until);
+        self.0.retain(|given| now.awake < given.until);
         if self.0.len() == LINKS_MAX {
             self.0.pop_front();
         }
-        self.0.push_back((Sha256::digest(code).into(), until));
+        self.0.push_back(Given { digest: Sha256::digest(code).into(), until, signer: signer.clone() });
         until
     }
 
-    /// Uses a code up; whether it was one.
-    fn take(&mut self, code: &str, now: Awake) -> bool {
-        self.0.retain(|(_, until)| now < *until);
+    /// Uses a code up; who signs in with it, if it was one.
+    fn take(&mut self, code: &str, now: Awake) -> Option<Signer> {
+        self.0.retain(|given| now < given.until);
         let digest: [u8; 32] = Sha256::digest(code).into();
-        let at = self.0.iter().position(|(known, _)| *known == digest);
-        at.and_then(|at| self.0.remove(at)).is_some()
+        let at = self.0.iter().position(|given| given.digest == digest);
+        at.and_then(|at| self.0.remove(at)).map(|given| given.signer)
     }
 }
 
@@ -180,28 +181,29 @@ mod tests {
 
     #[test]
     fn a_code_signs_in_once_and_only_while_it_is_new() {
-        let mut links = Links::default();
-        assert_eq!(links.give("one", &Moment::both(1_000)), at(1_000 + LINK_MS));
-        links.give("two", &Moment::both(2_000));
-        assert!(!links.take("", at(3_000)) && !links.take("three", at(3_000)));
-        assert!(links.take("two", at(3_000)) && !links.take("two", at(3_000)));
-        assert!(!links.take("one", at(1_000 + LINK_MS)), "two minutes are over");
-        links.give("four", &Moment::both(200_000));
-        assert!(links.take("four", at(200_000 + LINK_MS - 1)));
+        let (mut links, signer) = (Links::default(), Signer::new("secret"));
+        let give = |links: &mut Links, code: &str, ms| links.give(code, &signer, &Moment::both(ms));
+        assert_eq!(give(&mut links, "one", 1_000), at(1_000 + LINK_MS));
+        give(&mut links, "two", 2_000);
+        let take = |links: &mut Links, code: &str, ms| links.take(code, at(ms)).is_some();
+        assert!(!take(&mut links, "", 3_000) && !take(&mut links, "three", 3_000));
+        assert!(take(&mut links, "two", 3_000) && !take(&mut links, "two", 3_000));
+        assert!(!take(&mut links, "one", 1_000 + LINK_MS), "two minutes are over");
+        give(&mut links, "four", 200_000);
+        assert!(take(&mut links, "four", 200_000 + LINK_MS - 1));
         assert!(links.0.is_empty());
     }
 
     #[test]
     fn so_many_codes_are_kept_and_the_oldest_goes() {
-        let mut links = Links::default();
+        let (mut links, signer) = (Links::default(), Signer::new("secret"));
         let code = |number: usize| format!("code {number}");
         for number in 0..=LINKS_MAX {
-            links.give(&code(number), &Moment::both(0));
+            links.give(&code(number), &signer, &Moment::both(0));
         }
         assert_eq!(links.0.len(), LINKS_MAX);
-        assert!(!links.take(&code(0), at(1)));
-        assert!((1..=LINKS_MAX).all(|number| links.take(&code(number), at(1))));
-        assert!(!format!("{:?}", links.0).contains("code"));
+        assert!(links.take(&code(0), at(1)).is_none());
+        assert!((1..=LINKS_MAX).all(|number| links.take(&code(number), at(1)).is_some()));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use warp::http::{HeaderMap, StatusCode};
 use warp::hyper::body::Bytes;
 
 use super::Routes;
-use super::answer::{Form, keyed, require_json, shaped};
+use super::answer::{Form, keyed, shaped};
 use super::problem::{Answer, json, parse, reply};
 use crate::actors::Handle;
 use crate::metrics::logs;
@@ -54,11 +54,8 @@ pub(super) fn routes(handle: Handle) -> Routes {
                 reply(dump(&handle, &headers, &body).await)
             });
     let logged = warp::path!("debug" / "log").and(warp::get()).map(|| reply(logged()));
-    let log = warp::path!("debug" / "log")
-        .and(warp::put())
-        .and(warp::header::headers_cloned())
-        .and(warp::body::bytes())
-        .map(|headers: HeaderMap, body: Bytes| reply(log(&headers, &body)));
+    let log =
+        warp::path!("debug" / "log").and(warp::put()).and(warp::body::bytes()).map(|body: Bytes| reply(log(&body)));
     let seen = status.or(readiness).unify().or(jobs).unify().or(incidents).unify();
     seen.or(hangs).unify().or(lag).unify().or(hang).unify().or(dump).unify().or(logged).unify().or(log).unify().boxed()
 }
@@ -83,8 +80,7 @@ fn logged() -> Answer {
     Ok(json(StatusCode::OK, &LogView { level: filter()?.current() }))
 }
 
-fn log(headers: &HeaderMap, body: &Bytes) -> Answer {
-    require_json(headers)?;
+fn log(body: &Bytes) -> Answer {
     let LogView { level } = parse(body)?;
     let filter = filter()?;
     let before = filter.current();
@@ -98,7 +94,6 @@ fn filter() -> Result<&'static dyn logs::Filter, Problem> {
 }
 
 async fn dump(handle: &Handle, headers: &HeaderMap, body: &Bytes) -> Answer {
-    require_json(headers)?;
     let NoContent {} = parse(body)?;
     let keyed = keyed(headers, "POST /debug/hang-dump", Form::Json, body)?;
     let dumped = async { Answered::of(200, &handle.dump(HangReason::ByHand, None).await?) };

@@ -8,7 +8,7 @@ use warp::http::{HeaderMap, StatusCode};
 use warp::hyper::body::Bytes;
 
 use super::Routes;
-use super::answer::{Form, keyed, require_json, shaped};
+use super::answer::{Form, keyed, shaped};
 use super::problem::{self, Answer, json, parse, reply};
 use crate::actors::Handle;
 use crate::model::filed::{AFTER_MAX, BRIEF_BYTES_MAX, NewTodo};
@@ -84,7 +84,6 @@ async fn one(handle: &Handle, repo: &str, slug: &str) -> Answer {
 
 async fn file(handle: &Handle, repo: &str, headers: &HeaderMap, body: &Bytes) -> Answer {
     let repo_name = RepoName::parse(repo).map_err(|error| Problem::new(ProblemCode::InvalidName, error.to_string()))?;
-    require_json(headers)?;
     let new: NewTodo = parse(body)?;
     if new.brief.len() > BRIEF_BYTES_MAX {
         let detail = format!("a brief has at most {BRIEF_BYTES_MAX} bytes; put a longer one into the repository");
@@ -97,7 +96,6 @@ async fn file(handle: &Handle, repo: &str, headers: &HeaderMap, body: &Bytes) ->
 
 async fn set_after(handle: &Handle, repo: &str, slug: &str, headers: &HeaderMap, body: &Bytes) -> Answer {
     let todo = key(repo, slug)?;
-    require_json(headers)?;
     let AfterRequest { after } = parse(body)?;
     few(&after)?;
     let keyed = keyed(headers, &format!("PUT /todos/{repo}/{slug}/after"), Form::Json, body)?;
@@ -106,7 +104,6 @@ async fn set_after(handle: &Handle, repo: &str, slug: &str, headers: &HeaderMap,
 
 async fn redrive(handle: &Handle, repo: &str, slug: &str, headers: &HeaderMap, body: &Bytes) -> Answer {
     let todo = key(repo, slug)?;
-    require_json(headers)?;
     let NoContent {} = parse(body)?;
     let keyed = keyed(headers, &format!("POST /todos/{repo}/{slug}/redrive"), Form::Json, body)?;
     Ok(shaped(handle.mutate(Mutation::Redrive { todo }, keyed).await, Form::Json))

@@ -5,7 +5,7 @@ use warp::http::HeaderMap;
 use warp::hyper::body::Bytes;
 
 use super::Routes;
-use super::answer::{Form, keyed, of_work, require_json, shaped, wait_ms};
+use super::answer::{Form, keyed, of_work, shaped, wait_ms};
 use super::problem::{Answer, parse, reply};
 use super::server::trace;
 use crate::actors::Handle;
@@ -26,7 +26,6 @@ pub(super) fn routes(handle: Handle) -> Routes {
 
 async fn work(handle: &Handle, headers: &HeaderMap, body: &Bytes) -> Answer {
     let form = Form::wanted(headers)?;
-    require_json(headers)?;
     let mut request: WorkRequest = parse(body)?;
     if request.wait_ms.is_some_and(|wait| wait > WAIT_MS_MAX) {
         return Err(Problem::new(

@@ -11,7 +11,7 @@ use warp::http::{HeaderMap, StatusCode};
 use warp::hyper::body::Bytes;
 
 use super::Routes;
-use super::answer::{Form, keyed, require_json, shaped};
+use super::answer::{Form, keyed, shaped};
 use super::page::{self, LIMIT_MAX, Page, page, unchanged, with_etag, words};
 use super::problem::{self, Answer, json, parse, reply};
 use crate::actors::Handle;
@@ -92,10 +92,9 @@ pub(super) fn routes(handle: Handle) -> Routes {
     let refresh = warp::path!("worktrees" / String / String / "refresh")
         .and(warp::post())
         .and(with())
-        .and(warp::header::headers_cloned())
         .and(warp::body::bytes())
-        .then(|repo: String, name: String, handle: Handle, headers: HeaderMap, body: Bytes| async move {
-            reply(refresh(&handle, &repo, &name, &headers, &body).await)
+        .then(|repo: String, name: String, handle: Handle, body: Bytes| async move {
+            reply(refresh(&handle, &repo, &name, &body).await)
         });
     let remove = warp::path!("worktrees" / String / String)
         .and(warp::delete())
@@ -176,9 +175,8 @@ async fn one(handle: &Handle, repo: &str, name: &str, query: &str) -> Answer {
     Ok(json(StatusCode::OK, &handle.worktree(&repo_named(repo)?, &unescaped(name)?, disk).await?))
 }
 
-async fn refresh(handle: &Handle, repo: &str, name: &str, headers: &HeaderMap, body: &Bytes) -> Answer {
+async fn refresh(handle: &Handle, repo: &str, name: &str, body: &Bytes) -> Answer {
     let (repo, name) = (repo_named(repo)?, unescaped(name)?);
-    require_json(headers)?;
     let NoContent {} = parse(body)?;
     Ok(json(StatusCode::OK, &handle.refresh(&repo, &name).await?))
 }

@@ -52,8 +52,10 @@ labels! {
         BodySize = "body_size",
         /// The head is not HTTP as we take it.
         Malformed = "malformed",
-        /// Too many connections.
+        /// A stranger's connection made room for another.
         ConnLimit = "conn_limit",
+        /// More requests than a caller may make.
+        Pace = "pace",
     }
 }
 

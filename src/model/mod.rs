@@ -4,14 +4,15 @@
 //! and `lane` (leases, stages, breakers), `agenda` and `next` (who gets which todo), `desk` (all of that together),
 //! `fingerprint` and `failure` (what failed), `roadmap`, `filed`, `repo_config` and `prepare` (what a repository says),
 //! `operation`, `work_order`, `problem`, `kept` and `event` (what clients and the ledger see), `record` (what is
-//! remembered of a slug), `trace` (where in a trace something is), `planted` (what in a repository could lead git astray),
-//! `worktree` and `session` (what is shown as it changes), `supervision` (what happens to an actor that died), `doctor` (what
-//! of a machine would keep a daemon from working).
+//! remembered of a slug), `door`, `pace` and `mask` (who comes in, how often, and what is told to nobody), `trace` (where in a
+//! trace something is), `planted` (what in a repository could lead git astray), `worktree` and `session` (what is shown as it
+//! changes), `supervision` (what happens to an actor that died), `doctor` (what of a machine would keep a daemon from working).
 
 pub mod agenda;
 pub mod claim;
 pub mod desk;
 pub mod doctor;
+pub mod door;
 pub mod event;
 pub mod failure;
 pub mod filed;
@@ -22,8 +23,10 @@ pub mod incident;
 pub mod job;
 pub mod kept;
 pub mod lane;
+pub mod mask;
 pub mod next;
 pub mod operation;
+pub mod pace;
 pub mod phase;
 pub mod plan;
 pub mod planted;

@@ -217,9 +217,19 @@ impl Section {
         check: impl Fn(&str) -> Result<(), E>,
     ) -> Option<Vec<String>> {
         let entry = self.take(key)?;
-        let Value::List(items) = &entry.value else {
-            self.fault_at(&entry, key, format!("is {}, expected a list of texts", entry.value.kind()));
-            return None;
+        // A flag and a variable have no lists; commas do instead.
+        let split: Vec<Entry>;
+        let items = match &entry.value {
+            Value::List(items) => items,
+            Value::Text(text) if entry.line.is_none() => {
+                let part = |part: &str| Entry { value: Value::Text(part.trim().to_owned()), ..entry.clone() };
+                split = text.split(',').filter(|part| !part.trim().is_empty()).map(part).collect();
+                &split
+            }
+            other => {
+                self.fault_at(&entry, key, format!("is {}, expected a list of texts", other.kind()));
+                return None;
+            }
         };
         if items.len() > most {
             self.fault_at(&entry, key, format!("has {} entries, at most {most} are allowed", items.len()));

@@ -529,6 +529,29 @@ pub struct SignedInView {
     pub expires_at: Timestamp,
 }
 
+/// The longest grace of an old token in milliseconds: a day.
+pub const GRACE_MS_MAX: u64 = 86_400_000;
+
+/// The body of `POST /token/rotate`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RotateRequest {
+    /// How long the old token is good yet, in milliseconds; `[auth] grace_ms` when not given, no longer when 0.
+    #[schemars(range(max = GRACE_MS_MAX))]
+    pub grace_ms: Option<u64>,
+}
+
+/// The answer to it. The new token is in the file, for whoever may read that.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct RotatedView {
+    /// The file.
+    pub token_path: String,
+    /// How long the old token is good, in milliseconds.
+    pub grace_ms: u64,
+    /// Until then; a restart of the daemon ends it, too.
+    pub old_until: Timestamp,
+}
+
 /// The answer to `POST /console/links`.
 #[derive(Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct LinkView {

@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::Command;
 
 use super::protocol::MARK_VARIABLE;
+use crate::model::mask::masked;
 
 /// Bytes of its complaints that are kept.
 const COMPLAINT_BYTES: u64 = 4_096;
@@ -94,7 +95,11 @@ pub async fn capture(spec: CaptureSpec) -> Result<Captured, CaptureError> {
             return Err(CaptureError::TooMuch(spec.output_bytes_max));
         }
         let status = child.wait().await.map_err(|error| not_started(&error))?;
-        Ok(Captured { code: status.code(), stdout, stderr: String::from_utf8_lossy(&stderr).trim().to_owned() })
+        Ok(Captured {
+            code: status.code(),
+            stdout,
+            stderr: masked(String::from_utf8_lossy(&stderr).trim()).into_owned(),
+        })
     };
     let done = tokio::time::timeout(spec.deadline, run).await.unwrap_or(Err(CaptureError::TimedOut(spec.deadline)));
     if done.is_ok() {

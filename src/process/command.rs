@@ -24,6 +24,9 @@ pub struct CommandSpec {
     pub env: Vec<(OsString, OsString)>,
     /// Standard output and error, appended; created with mode 0600. Must not be a symbolic link.
     pub log: PathBuf,
+    /// Whether the log keeps its name. Else its output is only to be had as [`Exit::tail`], in which there are no
+    /// credentials: nothing of it is to be found on disk.
+    pub log_kept: bool,
     /// How long the command may run, counted by the supervisor on the monotonic clock.
     pub deadline: Duration,
     /// How long processes may take to end after being asked to (TERM) before they are killed.

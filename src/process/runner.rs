@@ -116,6 +116,9 @@ impl Runner {
         let log = open_log(spec, OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE).map_err(failed)?;
         let reader = open_log(spec, OFlags::RDONLY).map_err(failed)?;
         let start = reader.metadata().map_err(failed)?.len();
+        if !spec.log_kept {
+            std::fs::remove_file(&spec.log).map_err(failed)?;
+        }
         let (control, child) = self
             .spawn(spec, log)
             .map_err(|source| ProcessError::Helper { program: self.helper.as_ref().clone(), source })?;

@@ -1,8 +1,11 @@
-//! The end of a command's output, made safe to show: the command's author is a stranger.
+//! The end of a command's output, made safe to show: the command's author is a stranger, and tools repeat the addresses
+//! they were given with the credentials in them.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
+
+use crate::model::mask::masked;
 
 /// Longest tail in bytes: a screenful or two of a failing build, small enough for an answer, an event and a log line.
 pub(super) const TAIL_BYTES_MAX: usize = 8 * 1024;
@@ -32,6 +35,7 @@ pub(super) fn read_tail(log: &File, start: u64) -> io::Result<String> {
 /// Decodes, neutralises and cuts to the last [`TAIL_BYTES_MAX`] bytes.
 fn safe_tail(raw: &[u8]) -> String {
     let text = neutralised(&String::from_utf8_lossy(raw));
+    let text = masked(&text);
     let cut = text.len().saturating_sub(TAIL_BYTES_MAX);
     text[text.ceil_char_boundary(cut)..].to_owned()
 }
@@ -97,6 +101,12 @@ mod tests {
     fn invalid_utf_8_and_reading_order_tricks_become_visible() {
         assert_eq!(safe_tail(b"a\xff\xfe\0b\x7f"), "a\u{fffd}\u{fffd}\u{fffd}b\u{fffd}");
         assert_eq!(safe_tail("x\u{202e}y\u{9b}31mz".as_bytes()), "x\u{fffd}y\u{fffd}31mz");
+    }
+
+    #[test]
+    fn credentials_in_addresses_are_taken_out() {
+        let raw = b"fatal: unable to access 'https://bot:s3cret@example.org/a?token=x': 403\n";
+        assert_eq!(safe_tail(raw), "fatal: unable to access 'https://***@example.org/a?token=***': 403\n");
     }
 
     proptest! {

@@ -12,7 +12,7 @@ use slugline::config::{Config, Flags};
 use crate::harness::{House, Repo, Site, git, git_command, problem, write};
 
 /// Everything below a directory but the ledger's own files, with the size and time of each file.
-fn listing(dir: &Path) -> BTreeMap<PathBuf, String> {
+pub fn listing(dir: &Path) -> BTreeMap<PathBuf, String> {
     let mut found = BTreeMap::new();
     let mut left = vec![dir.to_owned()];
     while let Some(at) = left.pop() {
@@ -410,12 +410,17 @@ fn wrong_usage_ends_with_64_and_says_every_fault_at_once() {
         &site.path("own.toml"),
         "lisen = \"127.0.0.1:0\"\n[lease]\nduration_ms = \"long\"\n[[repositories]]\nname = \"../x\"\npath = \"x\"\n",
     );
-    let cases: [Usage<'_>; 9] = [
+    let cases: [Usage<'_>; 10] = [
         (&["serve", "--lissen", "127.0.0.1:0"], &[], &["--lissen", "--listen"]),
         (&[], &[], &["Usage", "serve"]),
         (&["sreve"], &[], &["sreve", "serve"]),
-        (&["serve", "--listen", "0.0.0.0:0"], &[], &["listen: 0.0.0.0:0 is not on loopback"]),
-        (&["serve", "--listen", "192.0.2.1:80"], &[], &["not on loopback"]),
+        (
+            &["serve", "--listen", "192.0.2.1:0"],
+            &[("SLUGLINE_AUTH_MODE", "none")],
+            &["listen: 192.0.2.1:0 is not on loopback", "mode = \"token\""],
+        ),
+        (&["serve", "--listen", "192.0.2.1:80"], &[("SLUGLINE_AUTH_MODE", "none")], &["not on loopback"]),
+        (&["serve", "--allowed-hosts", "box,*"], &[], &["http.allowed_hosts: \"*\" is no host such as"]),
         (&["serve", "--listen", "nowhere"], &[], &["listen: \"nowhere\" is not an address such as 127.0.0.1:7584"]),
         (&["serve", "--config", "none.toml"], &[], &["none.toml: "]),
         (
@@ -424,14 +429,14 @@ fn wrong_usage_ends_with_64_and_says_every_fault_at_once() {
             &["SLUGLINE_LISTENN: unknown variable", "lease.duration_ms", "log.level"],
         ),
         (
-            &["serve", "--config", "own.toml", "--listen", "0.0.0.0:0"],
+            &["serve", "--config", "own.toml", "--listen", "0.0.0.0"],
             &[("SLUGLINE_AUTH_MODE", "maybe")],
             &[
                 "own.toml:1: lisen: unknown key; did you mean listen?",
                 "own.toml:3: lease.duration_ms",
                 "own.toml:5: repositories[0].name",
                 "auth.mode: \"maybe\" is not one of token, none",
-                "not on loopback",
+                "listen: \"0.0.0.0\" is not an address",
             ],
         ),
     ];

@@ -6,6 +6,7 @@ mod console;
 mod crash;
 mod disk;
 mod doctor;
+mod doors;
 mod ear;
 mod events;
 mod flight;

@@ -13,7 +13,6 @@ use super::readiness::ReadinessMsg;
 use super::run_lock::{self, RunLock};
 use crate::actors::context::{Context, RepoEntry};
 use crate::actors::dispatcher::DispatcherMsg;
-use crate::actors::exclusion::private_dir;
 use crate::actors::exec::RunExec;
 use crate::actors::inventory::InventoryMsg;
 use crate::actors::mailbox::{Address, AskError, Reply};
@@ -148,16 +147,8 @@ async fn fetch_one(
     stop: &CancellationToken,
 ) -> Result<(), String> {
     let log = context.settings.data_dir.join("logs").join("jobs").join(format!("fetch-{}.log", entry.repo.name()));
-    let (repo, begins) = (entry.repo.clone(), log.clone());
-    let git = aside(context, lock, move || {
-        // Of the last fetch only; a log that grows with every minute helps nobody.
-        let _ = std::fs::remove_file(&begins);
-        if let Some(dir) = begins.parent() {
-            private_dir(dir).map_err(|error| error.to_string())?;
-        }
-        repo.git().map_err(|problem| problem.detail)
-    });
-    let git = git.await?;
+    let repo = entry.repo.clone();
+    let git = aside(context, lock, move || repo.git().map_err(|problem| problem.detail)).await?;
     let exec = RunExec::job(context.clone(), lock.file.clone(), log, stop.clone());
     git.fetch(&exec, remote).await.map_err(|error| error.to_string())
 }

@@ -16,6 +16,7 @@ use warp::http::StatusCode;
 
 use super::problem::raw;
 use super::{ROUTES, Route, Routes};
+use crate::model::door::Open;
 use crate::model::failure::FailureView;
 use crate::model::filed::NewTodo;
 use crate::model::fingerprint::Explained;
@@ -29,8 +30,8 @@ use crate::model::session::{SessionEvent, SessionGroupView, SessionView};
 use crate::model::todo::Complete;
 use crate::model::view::{
     ActorView, AfterRequest, ExplainRequest, HeartbeatRequest, HoldRequest, LaneView, LeaseView, LinkView, LogView,
-    NoContent, PauseRequest, ReleaseRequest, ReportRequest, RepositoryView, SignInRequest, SignedInView, StatusView,
-    TodoDetail, TodoView,
+    NoContent, PauseRequest, ReleaseRequest, ReportRequest, RepositoryView, RotateRequest, RotatedView, SignInRequest,
+    SignedInView, StatusView, TodoDetail, TodoView,
 };
 use crate::model::work_order::{Completion, WorkOrder, WorkRequest};
 use crate::model::worktree::{Removal, WorktreeDetail, WorktreeRow};
@@ -88,6 +89,8 @@ pub(super) fn document() -> Value {
         generator.subschema_for::<SignInRequest>(),
         generator.subschema_for::<SignedInView>(),
         generator.subschema_for::<LinkView>(),
+        generator.subschema_for::<RotateRequest>(),
+        generator.subschema_for::<RotatedView>(),
     ] {
         drop(schema);
     }
@@ -120,8 +123,11 @@ fn operation(route: &Route, generator: &mut SchemaGenerator) -> Value {
     let mut responses: Map<String, Value> = problems::responses(route);
     responses.extend(route.statuses.iter().map(|status| (status.to_string(), good(route, *status, generator))));
     let mut operation = json!({ "summary": route.summary, "operationId": format!("{} {}", route.method, route.path), "parameters": parameters::of(route, generator), "responses": responses });
-    if route.open {
-        operation["security"] = json!([]);
+    match route.open {
+        Open::No => {}
+        Open::Everybody => operation["security"] = json!([]),
+        // Without any, but only from the machine itself.
+        Open::Here => operation["security"] = json!([{}, { "token": [] }, { "cookie": [], "key": [] }]),
     }
     if let Some(body) = body(route) {
         operation["requestBody"] = json!({ "required": true, "content": { "application/json": { "schema": { "$ref": format!("#/components/schemas/{body}") } } } });
@@ -145,6 +151,7 @@ fn body(route: &Route) -> Option<&'static str> {
         ("POST", "/worktrees/{repo}/{name}/refresh" | "/debug/hang-dump") => Some("NoContent"),
         ("POST", "/sessions/{id}/events") => Some("ReportRequest"),
         ("PUT", "/debug/log") => Some("LogView"),
+        ("POST", "/token/rotate") => Some("RotateRequest"),
         ("POST", "/console/sign-in") => Some("SignInRequest"),
         ("POST", "/console/sign-out" | "/console/links") => Some("NoContent"),
         _ => None,
@@ -188,6 +195,7 @@ fn good(route: &Route, status: u16, generator: &SchemaGenerator) -> Value {
         ("/operations", _) => ("application/json", json!({ "type": "array", "items": schema("Operation") })),
         ("/repositories", _) => ("application/json", json!({ "type": "array", "items": schema("RepositoryView") })),
         ("/lag", _) => ("application/json", schema("LagHistory")),
+        ("/token/rotate", _) => ("application/json", schema("RotatedView")),
         ("/console/sign-in", _) => ("application/json", schema("SignedInView")),
         ("/console/sign-out", _) => ("application/json", json!({ "type": "object" })),
         ("/console/links", _) => ("application/json", schema("LinkView")),

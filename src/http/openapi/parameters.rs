@@ -36,7 +36,8 @@ pub(super) fn takes_key(route: &Route) -> bool {
         ("DELETE", "/worktrees/{repo}/{name}") => true,
         ("POST" | "PUT", path) => {
             !path.starts_with("/console/")
-                && !["/failures/explain", "/debug/log", "/worktrees/{repo}/{name}/refresh"].contains(&path)
+                && !["/token/rotate", "/failures/explain", "/debug/log", "/worktrees/{repo}/{name}/refresh"]
+                    .contains(&path)
         }
         _ => false,
     }

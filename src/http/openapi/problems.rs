@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::super::Route;
 use super::{body, parameters};
+use crate::model::door::Open;
 use crate::model::problem::ProblemCode;
 use crate::model::problem::ProblemCode as Code;
 
@@ -43,8 +44,12 @@ fn of(route: &Route) -> Vec<Code> {
     let mut all = vec![Code::InvalidRequest, Code::ForbiddenOrigin, Code::UriTooLong, Code::HeadersTooLarge];
     // Some part of the daemon may be stuck or fail, whatever is asked for.
     all.extend([Code::Internal, Code::DeadlineExceeded]);
-    if !route.open {
+    if route.open != Open::Everybody {
         all.push(Code::Unauthorized);
+    }
+    // Whoever asks whether the daemon lives is not counted.
+    if route.path != "/livez" {
+        all.push(Code::Busy);
     }
     if route.path.contains('{') {
         all.push(Code::InvalidName);
@@ -59,7 +64,7 @@ fn of(route: &Route) -> Vec<Code> {
         all.extend([Code::KeyInFlight, Code::KeyReused]);
     }
     if asks_actors(route) {
-        all.extend([Code::Busy, Code::Restarting, Code::StoreUnavailable]);
+        all.extend([Code::Restarting, Code::StoreUnavailable]);
     }
     if changes(route) {
         all.push(Code::Draining);
@@ -150,7 +155,7 @@ fn own(route: &Route) -> Vec<Code> {
         (_, path) if path.starts_with("/sessions/") => vec![Code::UnknownSession],
         ("GET", "/hangs/{id}") => vec![Code::UnknownHang],
         ("GET", "/console/{file}") => vec![Code::NotFound],
-        ("POST", "/console/sign-in") => vec![Code::Unauthorized, Code::Busy],
+        ("POST", "/console/sign-in") => vec![Code::Unauthorized],
         ("GET", "/readyz" | "/healthz") => vec![Code::Draining],
         _ => Vec::new(),
     }
