@@ -161,7 +161,7 @@ fn parsed(journal: &[u8]) -> Vec<Entry> {
     while let Some(length) = journal[from..].iter().position(|byte| *byte == b'\n') {
         let line = std::str::from_utf8(&journal[from..from + length]).expect("a line");
         let mut words = line.splitn(4, ' ');
-        let what = words.next().expect("what")[..1].as_bytes()[0];
+        let what = words.next().expect("what").as_bytes()[0];
         let at = words.next().expect("at").parse().expect("a number");
         let bytes: usize = words.next().expect("length").parse().expect("a number");
         let (path, to) = words.next().expect("paths").split_once('\t').expect("two paths");
