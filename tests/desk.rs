@@ -14,6 +14,11 @@ use slugline::model::time::Moment;
 use slugline::model::todo::{Asker, Circumstances, Complete, Completing, Grant, How, Outcome, Stage, TodoState};
 use stateright::{Checker, Model, Property};
 
+#[path = "scale/mod.rs"]
+mod scale;
+
+use scale::{Dice, seed, size};
+
 const LEASE_MS: i64 = 100;
 
 fn terms() -> Terms {
@@ -238,6 +243,157 @@ proptest! {
             prop_assert_eq!(desk.next(&repo(), &asker(0, worker), &moment), other.next(&repo(), &asker(0, worker), &moment));
         }
         desk.take_changes();
+    }
+}
+
+/// Claimers at once, and how many histories of them are gone through.
+const CLAIMERS: [u64; 3] = [64, 256, 1_000];
+const HISTORIES: [u64; 3] = [2, 20, 100];
+const MANY: usize = 10_000;
+
+/// What has to be true of one of many todos, told by somebody who only knows the rules.
+#[derive(Debug, Clone, Default)]
+struct Item {
+    /// Token and end of the claim that runs.
+    held: Option<(u64, i64)>,
+    token: u64,
+    is_done: bool,
+}
+
+impl Item {
+    fn is_held_under(&self, token: u64, now: i64) -> bool {
+        self.held.is_some_and(|(held, end)| held == token && now < end)
+    }
+}
+
+/// What claimers are told about many todos, in the order in which it is decided.
+struct History {
+    desk: Desk,
+    items: Vec<Item>,
+    now: i64,
+    /// Results that came too late.
+    late: usize,
+}
+
+impl History {
+    fn begin(base: &Arc<Catalog>) -> Self {
+        let terms = Terms { attempts_max: u32::MAX, backoff_min_ms: 0, backoff_max_ms: 0, ..terms() };
+        let breaker = BreakerTerms { failures: usize::MAX, window_ms: 1_000 };
+        let wip = WipLimits { default: None, by_lane: BTreeMap::new() };
+        let mut desk = Desk::new(Rules { terms, breaker, wip });
+        desk.base_is(&repo(), base);
+        Self { desk, items: vec![Item::default(); MANY], now: 0, late: 0 }
+    }
+
+    fn pass(&mut self, ms: i64) {
+        self.now += ms;
+        self.desk.sweep(&Moment::both(self.now));
+        self.desk.take_changes();
+    }
+
+    /// Whatever a worker is given is nobody's, and its token is the next one.
+    fn next(&mut self, worker: usize) -> Option<(usize, u64)> {
+        let claimed = self.desk.next(&repo(), &asker(worker, worker), &Moment::both(self.now));
+        let claim = match claimed {
+            Claimed::Granted { claim, repeated: false } => claim,
+            Claimed::Granted { claim, repeated: true } => {
+                let which = number_of(&claim.todo);
+                assert!(self.items[which].is_held_under(claim.token, self.now), "{claim:?} is over");
+                return Some((which, claim.token));
+            }
+            Claimed::Nothing => return None,
+            other => panic!("{other:?}"),
+        };
+        let (which, now) = (number_of(&claim.todo), self.now);
+        let item = &mut self.items[which];
+        assert!(!item.is_done && item.held.is_none_or(|(_, end)| end <= now), "{claim:?} is not free: {item:?}");
+        assert_eq!(claim.token, item.token + 1, "{item:?}");
+        (item.token, item.held) = (claim.token, Some((claim.token, claim.expires.as_ms())));
+        Some((which, claim.token))
+    }
+
+    /// A result counts if and only if its claim runs; and once. Whether it is one more that counts.
+    fn complete(&mut self, (which, token): (usize, u64)) -> bool {
+        let counts = self.items[which].is_held_under(token, self.now);
+        let moment = Moment::both(self.now);
+        match self.desk.judged(&todo(which), &says(token, Outcome::Done, ""), &around(), &moment) {
+            Completed::Counted { repeated: false, .. } if counts => {
+                (self.items[which].held, self.items[which].is_done) = (None, true);
+            }
+            Completed::Counted { repeated: true, .. } => {
+                assert!(self.items[which].is_done && self.items[which].token == token, "{:?}", self.items[which]);
+            }
+            Completed::Stale(_) if !counts => self.late += 1,
+            other => panic!("{which}, {token}, {:?}: {other:?}", self.items[which]),
+        }
+        counts
+    }
+
+    fn release(&mut self, (which, token): (usize, u64)) {
+        let runs = self.items[which].is_held_under(token, self.now);
+        let released = self.desk.release(&todo(which), token, &Moment::both(self.now));
+        assert_eq!(matches!(released, Ok((_, false))), runs, "{released:?}");
+        if runs {
+            self.items[which].held = None;
+        }
+    }
+
+    fn beat(&mut self, (which, token): (usize, u64)) {
+        let runs = self.items[which].is_held_under(token, self.now);
+        let beat = self.desk.heartbeat(&todo(which), token, None, None, &Moment::both(self.now));
+        assert_eq!(beat.is_ok(), runs);
+        if let Ok(claim) = beat {
+            self.items[which].held = Some((token, claim.expires.as_ms()));
+        }
+    }
+}
+
+fn number_of(todo: &TodoKey) -> usize {
+    todo.slug.as_str()[1..].parse().expect("a number")
+}
+
+#[test]
+fn however_many_claim_ten_thousand_todos_none_is_held_twice_none_is_lost_and_none_is_done_twice() {
+    let claimers = usize::try_from(size("TEST_CLAIMERS", CLAIMERS)).expect("a number");
+    let (base, first) = (catalog(MANY), seed(Some(1)));
+    for seed in first..first + size("TEST_HISTORIES", HISTORIES) {
+        let (mut history, mut dice) = (History::begin(&base), Dice(seed.wrapping_mul(1_000_003)));
+        // Who each of them is, and what it holds as far as it knows; and what was let go of by those who are gone.
+        let mut knows: Vec<(usize, Option<(usize, u64)>)> = (0..claimers).map(|worker| (worker, None)).collect();
+        let mut old: Vec<(usize, u64)> = Vec::new();
+        let everybody = u64::try_from(claimers).expect("a number");
+        let mut left = MANY;
+        while left > 0 {
+            // So that a lease lasts for some turns of everybody.
+            history.pass(i64::from(dice.below(everybody / 8) == 0));
+            let one = usize::try_from(dice.below(everybody)).expect("a number");
+            let (worker, holds) = knows[one];
+            match (dice.below(100), holds) {
+                (0..3, _) if !old.is_empty() => {
+                    let late = *dice.one_of(&old);
+                    left -= usize::from(history.complete(late));
+                }
+                (_, None) => knows[one].1 = history.next(worker),
+                (3..20, Some(claim)) => history.beat(claim),
+                (20..23, Some(claim)) => {
+                    history.release(claim);
+                    old.push(claim);
+                    knows[one].1 = None;
+                }
+                // It is not heard of any more, until its result comes; somebody else takes its place.
+                (23..27, Some(claim)) => {
+                    old.push(claim);
+                    knows[one] = (worker + claimers, None);
+                }
+                (27..40, Some(_)) => {}
+                (_, Some(claim)) => {
+                    left -= usize::from(history.complete(claim));
+                    knows[one].1 = None;
+                }
+            }
+        }
+        assert!(history.items.iter().all(|item| item.is_done), "seed {seed}");
+        assert!(history.late > MANY / 100, "seed {seed}: hardly anything was late: {}", history.late);
     }
 }
 

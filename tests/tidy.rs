@@ -201,6 +201,48 @@ fn nothing_names_a_path_of_the_machine_it_was_written_on() {
     assert!(!begins_a_path(concat!("POST /todos/wo", "rk/"), concat!("/wo", "rk/")));
 }
 
+/// Problems that no test can see, and why.
+const NEVER_SEEN: [(&str, &str); 1] =
+    [("headers_too_large", "the parser of heads answers 431 by itself, without a body")];
+
+/// The codes of problems, as the vocabulary lists them.
+fn codes(vocabulary: &str) -> Vec<&str> {
+    let code = |line: &'_ str| -> Option<(usize, usize)> {
+        let (name, rest) = line.trim().split_once(" = \"")?;
+        let (code, rest) = rest.split_once("\", ")?;
+        let is_one = name.chars().all(char::is_alphanumeric) && rest.starts_with(|c: char| c.is_ascii_digit());
+        let at = line.find(code)?;
+        is_one.then_some((at, at + code.len()))
+    };
+    vocabulary.lines().filter_map(|line| code(line).map(|(from, to)| &line[from..to])).collect()
+}
+
+/// The tests of a file, each with everything in it.
+fn tests_in(text: &str) -> impl Iterator<Item = &str> {
+    let begins = |part: &&str| part.starts_with("test]") || part.starts_with("tokio::test");
+    text.split("\n#[").filter(begins).map(|part| part.split("\n}\n").next().unwrap_or(part))
+}
+
+#[test]
+fn every_problem_is_expected_by_a_test() {
+    let vocabulary = fs::read_to_string(root().join("src/model/problem.rs")).expect("reads");
+    let files = texts("tests");
+    let tests: Vec<&str> =
+        files.iter().filter(|(file, _)| file != "tidy.rs").flat_map(|(_, text)| tests_in(text)).collect();
+    let is_expected = |code: &str| tests.iter().any(|test| test.contains(&format!("\"{code}\"")));
+    let codes = codes(&vocabulary);
+    assert!(codes.len() >= 50, "{codes:?}");
+    for code in codes {
+        let excused = NEVER_SEEN.iter().any(|(never, _)| *never == code);
+        assert!(
+            is_expected(code) != excused,
+            "{code}: {}",
+            if excused { "is seen after all" } else { "no test expects it" }
+        );
+    }
+    assert!(!is_expected("no_such_problem"));
+}
+
 /// The names of tests a page of ours gives, such as `worktree::what_is_…`.
 fn named_tests(page: &str) -> Vec<&str> {
     page.split('`').skip(1).step_by(2).filter(|name| name.contains("::") && !name.contains(' ')).collect()

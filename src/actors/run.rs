@@ -192,7 +192,7 @@ impl Run {
     async fn go_to_the_end(mut self, entered: Entered) {
         if let Err(problem) = self.open().await {
             let feed = self.feed.clone();
-            hand_back(&self.args, entered, Some(self.memory));
+            hand_back(&self.args, &self.handle, entered, Some(self.memory));
             feed.send_replace(RunView::Refused(problem));
             return;
         }
@@ -215,7 +215,7 @@ impl Run {
             Err(error) => (None, finish_for_the_dead(&args, &feed, &handle, accepted, &trace, &error).await),
         };
         deadline.abort();
-        hand_back(&args, entered, memory);
+        hand_back(&args, &handle, entered, memory);
         feed.send_replace(ended);
     }
 
@@ -499,9 +499,9 @@ impl Run {
 
 /// Takes the run out of sight and gives the memory back to the slug's actor, before anybody is told of the end:
 /// whoever asks after that finds no run and a memory that knows of it.
-fn hand_back(args: &SlugArgs, entered: Entered, memory: Option<Box<Memory>>) {
+fn hand_back(args: &SlugArgs, handle: &RunHandle, entered: Entered, memory: Option<Box<Memory>>) {
     drop(entered);
-    let _ = args.address.tell(SlugMsg::RunEnded { memory });
+    let _ = args.address.tell(SlugMsg::RunEnded { id: handle.id.clone(), memory });
 }
 
 /// The end of a run whose task panicked.

@@ -26,7 +26,7 @@ use super::repo::Repo;
 use super::run::{self, Order, Started};
 use super::runs::{Purpose, RunHandle};
 use crate::metrics::phases::{self as metric, FlightRole};
-use crate::model::ids::TodoKey;
+use crate::model::ids::{OperationId, TodoKey};
 use crate::model::phase::{Decision, Phase};
 use crate::model::plan::{self, ClaimState, PhaseSet, Step, Wish};
 use crate::model::problem::{Problem, ProblemCode};
@@ -89,6 +89,8 @@ pub enum SlugMsg {
     },
     /// A run is over; the memory lent to it comes back, unless its task died.
     RunEnded {
+        /// Its operation: when this is heard, another run may be on.
+        id: OperationId,
         /// The memory.
         memory: Option<Box<Memory>>,
     },
@@ -188,7 +190,7 @@ impl Actor for SlugActor {
             match message {
                 SlugMsg::Work { call, reply } => state.on_work(Waiting { call, reply, waited }),
                 SlugMsg::Looked { memory, found, calls } => state.on_looked(memory, *found, calls),
-                SlugMsg::RunEnded { memory } => state.on_run_ended(memory),
+                SlugMsg::RunEnded { id, memory } => state.on_run_ended(&id, memory),
                 SlugMsg::Scanned { scan } => state.on_scanned(scan),
                 SlugMsg::IdleCheck => state.on_idle_check(&myself),
                 SlugMsg::Describe { reply } => state.on_describe(reply),
@@ -322,7 +324,11 @@ impl SlugState {
             Started::Now(run) => run,
             Started::WasOn(on, memory) => {
                 self.memory = Some(memory);
-                on
+                for waiting in calls {
+                    answer_behind(waiting, &on, &self.args);
+                }
+                self.activity = Activity::Running(on);
+                return;
             }
         };
         metric::flight(FlightRole::Leader);
@@ -332,12 +338,15 @@ impl SlugState {
         self.activity = Activity::Running(run);
     }
 
-    fn on_run_ended(&mut self, memory: Option<Box<Memory>>) {
+    fn on_run_ended(&mut self, id: &OperationId, memory: Option<Box<Memory>>) {
+        match &self.activity {
+            // A call that was waiting already has seen that it was over, and began another one.
+            Activity::Running(run) if run.id != *id => return,
+            Activity::Running(_) => self.activity = Activity::Idle,
+            Activity::Idle | Activity::Looking => {}
+        }
         if memory.is_some() {
             self.memory = memory;
-        }
-        if matches!(self.activity, Activity::Running(_)) {
-            self.activity = Activity::Idle;
         }
         self.serve_waiting();
     }

@@ -9,9 +9,11 @@ use slugline::actors::dispatcher::DispatcherMsg;
 use slugline::actors::faults::Faults;
 use slugline::cli::client::Reply;
 use slugline::model::desk::{Change, Claimed};
+use slugline::model::filed::{FILED_MAX, Filed};
 use slugline::model::ids::{Lane, RepoName, Slug, TodoKey, Worker};
+use slugline::model::time::Timestamp;
 use slugline::model::todo::{Asker, TodoState};
-use slugline::store::Write;
+use slugline::store::{Store, Write};
 
 use crate::harness::{House, PATIENCE, Repo, Site, order, problem, until, write};
 use crate::promises::Promises;
@@ -565,6 +567,35 @@ async fn a_todo_can_be_filed_ordered_and_worked_on_without_a_file() {
     let body = json!({ "token": work["claim"]["token"], "outcome": "done" });
     assert_eq!(good(&complete(&house, "urgent", body).await)["stage"], "done", "it has no commits to bring anywhere");
     assert_eq!(order(&claim_slug(&house, "later", "b").await)["slug"], "later");
+    house.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repository_with_ten_thousand_filed_todos_takes_no_further_one() {
+    let site = Site::new();
+    let repo = site.app(&["one"], "");
+    site.start(&[&repo]).await.stop().await;
+    let filed = |number: usize| Change::Filed {
+        repo: RepoName::parse("app").expect("a name"),
+        filed: Filed {
+            todo: serde_json::from_value(json!({ "slug": format!("filed-{number}") })).expect("a todo"),
+            remedy: None,
+            at: Timestamp::from_ms(0),
+        },
+    };
+    let at = Timestamp::from_ms(0);
+    let path = site.path("data").join("ledger.db");
+    let store = tokio::task::spawn_blocking(move || Store::open(&path)).await.expect("ends").expect("opens");
+    store
+        .commit((0..FILED_MAX).map(|number| Write::Decided { change: filed(number), at }).collect())
+        .await
+        .expect("writes");
+    store.close().await;
+    let house = site.start(&[&repo]).await;
+    let post = async |body: Value| house.client.post("/todos/app", &body).await.expect("answers");
+    problem(&post(json!({ "slug": "one-more" })).await, 409, "too_many_todos");
+    // One that is there already is no further one.
+    assert_eq!(good(&post(json!({ "slug": "filed-7" })).await)["guard"], "duplicate_todo_guard");
     house.stop().await;
 }
 

@@ -9,6 +9,10 @@ use serde_json::{Value, json};
 use slugline::actors::faults::{Faults, Injected};
 
 use crate::harness::{House, Site, git, until, write};
+use crate::scale::size;
+
+/// How often each handler meets each fault: some 150 faults a time.
+const ROUNDS: [u64; 3] = [1, 7, 25];
 
 /// One handler: what kind of actor, and which message.
 type Handler = (String, String);
@@ -195,7 +199,8 @@ async fn every_handler_of_every_actor_may_panic_fail_hang_or_be_killed() {
     }
     assert!(handlers.len() >= 30, "{handlers:?}");
     let at_once = Arc::new(tokio::sync::Semaphore::new(3));
-    let tried = handlers.into_iter().map(|handler| {
+    let rounds = size("TEST_INJECTIONS", ROUNDS);
+    let tried = (0..rounds).flat_map(|_| handlers.clone()).map(|handler| {
         let at_once = at_once.clone();
         tokio::spawn(async move {
             let _one = at_once.acquire().await.expect("open");

@@ -138,6 +138,13 @@ impl AtWork {
             }
         };
         let answer = self.handle.work(request, trace(&self.world)).await;
+        if let Ok(Work::Done(product)) = &answer {
+            let Product::Order(order) = product else {
+                panic!("whoever asked for work was told of a result: {product:?}")
+            };
+            let me = self.me();
+            assert!(order.lane == me.lane && order.claim.worker == me.worker, "I2: it is another one's: {order:?}");
+        }
         self.take_in(answer);
     }
 
@@ -205,6 +212,7 @@ impl AtWork {
                 }
                 self.is_over(held);
             }
+            Ok(Work::Done(other)) => panic!("whoever told of a result was given work: {other:?}"),
             Err(problem) if problem.code == slugline::model::problem::ProblemCode::StaleToken => self.is_over(held),
             _ => {}
         }
