@@ -241,7 +241,7 @@ async fn what_cannot_be_started_says_why() {
     let mut homeless = bench.spec("true");
     homeless.cwd = bench.path("gone");
     let error = bench.runner.run(homeless, &none).await.unwrap_err();
-    assert!(error.to_string().contains("gone is not there"), "{error}");
+    assert!(error.to_string().contains("gone cannot be entered"), "{error}");
     let mut empty = bench.spec("");
     empty.argv.clear();
     assert!(matches!(bench.runner.run(empty, &none).await, Err(ProcessError::NoCommand)));

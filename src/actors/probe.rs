@@ -296,7 +296,11 @@ fn worktree_state(place: Place, memory: &Memory) -> Standing {
     match place {
         Place::Absent { branch: None } => (WorktreeState::Absent, None, None),
         Place::Absent { branch: Some(_) } => (WorktreeState::BranchOnly, None, None),
-        Place::Missing | Place::Unlinked | Place::Present { .. } | Place::Foreign(ForeignReason::PlainDirectory)
+        Place::Unfinished => (WorktreeState::HalfMade, None, None),
+        Place::Missing
+        | Place::Unlinked
+        | Place::Present { .. }
+        | Place::Foreign(ForeignReason::PlainDirectory | ForeignReason::LostLink(_))
             if half_made =>
         {
             (WorktreeState::HalfMade, None, None)

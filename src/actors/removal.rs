@@ -13,6 +13,7 @@ use super::inventory::{InventoryMsg, unknown};
 use super::look::ask_git;
 use super::repo::Repo;
 use super::watching::Watched;
+use crate::git::worktree::MAKING;
 use crate::git::{self, Found};
 use crate::model::problem::{Problem, ProblemCode};
 use crate::model::worktree::{Obstacle, Removal, RemovalFacts, obstacles};
@@ -21,6 +22,8 @@ use crate::model::worktree::{Obstacle, Removal, RemovalFacts, obstacles};
 const EXCLUSION_LIMIT: Duration = Duration::from_secs(5);
 /// What a removed worktree's place in the trash begins with; what was set aside for other reasons is never deleted.
 const REMOVED: &str = "removed-";
+/// What is still being made after so long is not.
+const MADE_WITHIN: Duration = Duration::from_secs(24 * 3_600);
 /// Ignored paths that are named.
 const IGNORED_SHOWN_MAX: usize = 100;
 
@@ -151,7 +154,10 @@ pub(super) fn purge(trash: &Path, keep: Duration) -> usize {
     let mut count = 0;
     for entry in entries.flatten() {
         let name = entry.file_name();
-        let Some(id) = name.to_str().and_then(|name| name.strip_prefix(REMOVED)) else { continue };
+        let (removed, made) = (|name| str::strip_prefix(name, REMOVED), |name| str::strip_prefix(name, MAKING));
+        // What was being made was never given to anybody.
+        let Some(id) = name.to_str().and_then(|name| removed(name).or_else(|| made(name))) else { continue };
+        let keep = if name.to_string_lossy().starts_with(MAKING) { keep.max(MADE_WITHIN) } else { keep };
         let Ok(since) = ulid::Ulid::from_string(id).map(|id| id.datetime()) else { continue };
         if SystemTime::now().duration_since(since).is_ok_and(|age| age > keep) {
             let deleted = std::fs::remove_dir_all(entry.path());

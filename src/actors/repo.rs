@@ -136,7 +136,8 @@ impl Repo {
             return Ok(git);
         }
         let Registered { name, path, base, remote } = &self.registered;
-        let git = Repository::open(name.clone(), path, base.as_deref(), remote.as_deref()).map(Arc::new);
+        let git = Repository::open(name.clone(), path, base.as_deref(), remote.as_deref());
+        let git = git.map(|git| Arc::new(git.with_workshop(&self.trash)));
         let git = git.map_err(|error| unusable(name, &error))?;
         self.note_planted(&git);
         self.opened.store(Some(git.clone()));

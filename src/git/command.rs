@@ -141,10 +141,10 @@ pub(super) async fn run(
     let git_dir = repo
         .git_dir_of(cwd)
         .ok_or_else(|| GitError::State(format!("{} is no worktree of this repository (any more)", cwd.display())))?;
-    let work_tree = (cwd != repo.common_dir()).then_some(cwd);
+    let has_files = cwd != repo.common_dir();
     for attempt in 1.. {
         repo.refuse_links(&git_dir)?;
-        let env = hardening::environment(repo, &git_dir, work_tree)?;
+        let env = hardening::environment(repo, &git_dir, has_files)?;
         let argv = std::iter::once("git").chain(args.iter().copied()).map(OsString::from).collect();
         let command = GitCommand { argv, cwd: cwd.to_owned(), env, deadline: DEADLINE, what };
         let exit = exec.exec(command).await.map_err(|reason| GitError::NotRun { what, reason })?;

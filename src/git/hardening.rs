@@ -79,12 +79,12 @@ fn replacement(key: &str) -> Option<&'static str> {
 }
 
 /// Everything a git command of ours gets in its environment, when it works in the worktree with this git directory (the
-/// shared one for the main worktree) and, where it has files, these. Where git works is said here and not left to files
+/// shared one for the main worktree) and is started where its files are, if it has any. Where git works is said here and not left to files
 /// that somebody can bend: neither a `.git`, a `commondir` nor a `core.worktree` leads it elsewhere.
 pub(super) fn environment(
     repo: &Repository,
     git_dir: &Path,
-    work_tree: Option<&Path>,
+    has_files: bool,
 ) -> Result<Vec<(OsString, OsString)>, GitError> {
     let mut pairs: Vec<(String, String)> =
         ALWAYS.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect();
@@ -93,7 +93,8 @@ pub(super) fn environment(
         ENVIRONMENT.iter().map(|&(key, value)| (key.into(), value.into())).collect();
     env.push(("GIT_DIR".into(), git_dir.into()));
     env.push(("GIT_COMMON_DIR".into(), repo.common_dir().into()));
-    env.extend(work_tree.map(|dir| ("GIT_WORK_TREE".into(), dir.into())));
+    // The directory it is started in, whatever name that has by then.
+    env.extend(has_files.then(|| ("GIT_WORK_TREE".into(), ".".into())));
     env.push(("GIT_CONFIG_COUNT".into(), pairs.len().to_string().into()));
     for (index, (key, value)) in pairs.into_iter().enumerate() {
         env.push((format!("GIT_CONFIG_KEY_{index}").into(), key.into()));

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use super::refs::read_small;
 use super::registry::{in_progress, rebased};
 use super::stamp::Witness;
+use super::worktree::MAKING;
 use super::{GitError, Repository};
 use crate::model::ids::{Oid, Slug};
 
@@ -20,8 +21,10 @@ pub enum Place {
         /// The slug's branch, when it exists.
         branch: Option<Oid>,
     },
-    /// It is registered, its directory is gone.
+    /// It is registered, its directory is gone; or so much of it that nothing which is left is anybody's own.
     Missing,
+    /// It was being made, beside its place, when whoever made it was ended.
+    Unfinished,
     /// The directory is linked to our repository, its registration is gone.
     Unlinked,
     /// The slug's worktree.
@@ -50,6 +53,11 @@ pub enum ForeignReason {
     /// A work tree of another repository, or a repository of its own.
     #[error("a work tree of another repository stands there")]
     OtherRepository,
+    /// Our worktree's directory without its link to us, and with files in it that only are there.
+    #[error(
+        "a directory stands there that lost its link to the repository and has files of somebody's own, such as {0}; `git worktree repair` links it again"
+    )]
+    LostLink(String),
     /// Our worktree on another branch.
     #[error("the worktree there is on branch {0}")]
     OtherBranch(String),
@@ -144,7 +152,7 @@ impl Repository {
         let link = path.join(".git");
         let text = match read_small(&link) {
             Ok(Some(text)) => text,
-            Ok(None) => return foreign(ForeignReason::PlainDirectory),
+            Ok(None) => return self.without_link(path, slug),
             // A directory: a repository of its own.
             Err(_) => return foreign(ForeignReason::OtherRepository),
         };
@@ -162,6 +170,21 @@ impl Repository {
             return foreign(ForeignReason::OtherRepository);
         }
         self.on_branch(&admin, slug)
+    }
+
+    /// A directory without a link to anywhere. When it is registered it was linked once: what is left of it may be what a
+    /// removal left that was cut short.
+    fn without_link(&self, path: &Path, slug: &Slug) -> Result<Place, GitError> {
+        let foreign = |reason| Ok(Place::Foreign(reason));
+        let Some(admin) = self.registration_of(path)? else { return foreign(ForeignReason::PlainDirectory) };
+        if let Some(reason) = locked(&admin)? {
+            return foreign(ForeignReason::Locked(reason));
+        }
+        match (self.on_branch(&admin, slug)?, self.own_file(path, &admin)) {
+            (Place::Present { .. }, None) => Ok(Place::Missing),
+            (Place::Present { .. }, Some(file)) => foreign(ForeignReason::LostLink(file)),
+            (other, _) => Ok(other),
+        }
     }
 
     fn on_branch(&self, admin: &Path, slug: &Slug) -> Result<Place, GitError> {
@@ -184,14 +207,16 @@ impl Repository {
 
     fn nothing_there(&self, path: &Path, slug: &Slug) -> Result<Place, GitError> {
         if let Some(admin) = self.registration_of(path)? {
-            let locked = read_small(&admin.join("locked")).map_err(GitError::file(&admin))?;
-            if let Some(reason) = locked.filter(|reason| reason.trim_end() != INITIALIZING) {
-                return Ok(Place::Foreign(ForeignReason::Locked(reason.trim_end().to_owned())));
+            if let Some(reason) = locked(&admin)? {
+                return Ok(Place::Foreign(ForeignReason::Locked(reason)));
             }
             return Ok(match self.on_branch(&admin, slug)? {
                 Place::Present { .. } => Place::Missing,
                 other => other,
             });
+        }
+        if !self.unfinished(slug)?.is_empty() {
+            return Ok(Place::Unfinished);
         }
         let branch = self.resolve(&format!("refs/heads/{slug}"))?;
         match branch.as_ref().and_then(|_| self.checked_out_at(slug)) {
@@ -210,6 +235,19 @@ impl Repository {
             }
         }
         Ok(None)
+    }
+
+    /// Registrations of worktrees of a slug that were being made beside their place.
+    pub(super) fn unfinished(&self, slug: &Slug) -> Result<Vec<PathBuf>, GitError> {
+        let is_being_made = |admin: &PathBuf| {
+            let back = read_small(&admin.join("gitdir")).ok().flatten().unwrap_or_default();
+            let below = Path::new(back.trim_end()).strip_prefix(self.workshop()).map(Path::to_owned);
+            below.is_ok_and(|below| {
+                let parts: Vec<_> = below.iter().map(|part| part.to_string_lossy()).collect();
+                matches!(parts.as_slice(), [making, name, link] if making.starts_with(MAKING) && *name == slug.as_str() && link == ".git")
+            })
+        };
+        Ok(self.admin_dirs()?.into_iter().filter(is_being_made).collect())
     }
 
     pub(super) fn admin_dirs(&self) -> Result<Vec<PathBuf>, GitError> {
@@ -260,6 +298,12 @@ impl Repository {
     pub fn index_is_locked(&self, path: &Path) -> bool {
         self.admin_of(path).is_some_and(|admin| admin.join("index.lock").exists())
     }
+}
+
+/// Why a worktree is locked, when somebody locked it.
+fn locked(admin: &Path) -> Result<Option<String>, GitError> {
+    let reason = read_small(&admin.join("locked")).map_err(GitError::file(admin))?;
+    Ok(reason.map(|reason| reason.trim_end().to_owned()).filter(|reason| reason != INITIALIZING))
 }
 
 /// Whether two paths lead to the same place; the last component need not exist.

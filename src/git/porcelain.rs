@@ -26,7 +26,7 @@ impl Repository {
         let mut argv: Vec<OsString> =
             words.into_iter().chain(["--ignore-submodules=dirty"]).map(OsString::from).collect();
         argv.push(if ignored { "--ignored=traditional" } else { "--ignored=no" }.into());
-        let env = hardening::environment(self, &found.git_dir, (!found.bare).then_some(found.path.as_path()))?;
+        let env = hardening::environment(self, &found.git_dir, !found.bare)?;
         Ok(GitCommand { argv, cwd: found.path.clone(), env, deadline, what: "status" })
     }
 }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::place::{IN_PROGRESS, INITIALIZING};
 use super::refs::read_small;
+use super::worktree::MAKING;
 use super::{GitError, Repository};
 use crate::model::ids::Oid;
 
@@ -113,6 +114,10 @@ impl Repository {
             Err(error) => Err(format!("its registration cannot be read: {error}")),
         };
         let path = link.as_ref().ok().and_then(|link| link.parent()).unwrap_or(admin).to_owned();
+        // One of ours that is not in its place yet.
+        if path.strip_prefix(self.workshop()).is_ok_and(|below| below.to_string_lossy().starts_with(MAKING)) {
+            return None;
+        }
         let missing = link.as_ref().is_ok_and(|link| {
             fs::symlink_metadata(link)
                 .is_err_and(|error| matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory))

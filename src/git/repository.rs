@@ -87,6 +87,7 @@ pub struct Repository {
     name: RepoName,
     common_dir: PathBuf,
     main_path: PathBuf,
+    workshop: PathBuf,
     base_branch: String,
     base_ref: String,
     handle: Mutex<git2::Repository>,
@@ -144,10 +145,12 @@ impl Repository {
         let base_ref = base_ref(&opened, &shown, &base_branch, remote)?;
         let packed = PackedRefs::new(&common_dir);
         let own_links = planted::links(&common_dir);
+        let common_dir_for_workshop = common_dir.join("slugline-workshop");
         Ok(Self {
             name,
             common_dir,
             main_path,
+            workshop: common_dir_for_workshop,
             base_branch,
             base_ref,
             handle: Mutex::new(opened),
@@ -172,6 +175,17 @@ impl Repository {
     #[must_use]
     pub fn common_dir(&self) -> &Path {
         &self.common_dir
+    }
+
+    /// The same with worktrees made in this directory of ours before they are moved to their place.
+    #[must_use]
+    pub fn with_workshop(mut self, dir: &Path) -> Self {
+        dir.clone_into(&mut self.workshop);
+        self
+    }
+
+    pub(super) fn workshop(&self) -> &Path {
+        &self.workshop
     }
 
     /// Whether it has no main work tree.

@@ -33,6 +33,8 @@ const DEPTH_MAX: usize = 200;
 const IGNORE_BYTES_MAX: u64 = 1 << 20;
 /// A file beyond this is not read to be compared; git does it, as a process that can be ended.
 const CONTENT_BYTES_MAX: u64 = 64 << 20;
+/// Files and directories of the remains of a worktree that are looked at; with more they are taken for somebody's.
+const REMAINS_MAX: usize = 20_000;
 /// Files found unchanged by their content that are remembered per worktree.
 const VERIFIED_MAX: usize = 20_000;
 /// A file written this shortly before its index could have been written again in the same tick of the file system's
@@ -174,6 +176,38 @@ impl Repository {
         }
         let Some(staged) = staged else { return Ok(Looked::AskGit("changed in ways that may be renames")) };
         Ok(Looked::Counted(Changes { staged, unstaged, untracked, conflicted: conflicted(&index) }))
+    }
+
+    /// A file below `path` that is not as the index of that registration has it, if there is one: somebody's own, then, or
+    /// something that cannot be told from it. Blocks.
+    pub(super) fn own_file(&self, path: &Path, admin: &Path) -> Option<String> {
+        let Ok(IndexFile::Read(index, _)) = read_index(&admin.join("index")) else { return Some(".".to_owned()) };
+        let known: HashMap<&[u8], &Entry> = index.entries.iter().map(|entry| (index.name(entry), entry)).collect();
+        let (mut left, mut seen) = (vec![PathBuf::new()], 0_usize);
+        while let Some(dir) = left.pop() {
+            let Ok(entries) = std::fs::read_dir(path.join(&dir)) else { return Some(dir.display().to_string()) };
+            for entry in entries {
+                let Ok((entry, kind)) = entry.and_then(|entry| entry.file_type().map(|kind| (entry, kind))) else {
+                    return Some(dir.display().to_string());
+                };
+                seen += 1;
+                let name = dir.join(entry.file_name());
+                if kind.is_dir() && seen < REMAINS_MAX {
+                    left.push(name);
+                    continue;
+                }
+                let bytes = name.as_os_str().as_encoded_bytes();
+                let content = || files::read_below(path, name.to_str()?, CONTENT_BYTES_MAX).ok().flatten();
+                let same = known.get(bytes).is_some_and(|known| {
+                    let oid = content().and_then(|content| super::sync::blob_of(&content).ok());
+                    kind.is_file() && known.stage == 0 && oid == Some(oid_of_bytes(&known.oid))
+                });
+                if !same {
+                    return Some(name.display().to_string());
+                }
+            }
+        }
+        None
     }
 
     /// A submodule of a worktree that has files in it, if there is one. Blocks.

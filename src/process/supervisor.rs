@@ -10,11 +10,12 @@ use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, OFlags};
 use rustix::process::Pid;
 
 use super::command::{ExitOutcome, WhenDaemonDies};
@@ -43,7 +44,7 @@ pub fn helper_main(args: impl Iterator<Item = OsString>) -> ExitCode {
         return ExitCode::from(EXIT_USAGE);
     };
     match Doors::take() {
-        Ok(doors) => supervise(&order, cwd, &argv, doors),
+        Ok(doors) => supervise(&order, &cwd, &argv, doors),
         Err(_) => ExitCode::FAILURE,
     }
 }
@@ -88,7 +89,7 @@ impl Doors {
     }
 }
 
-fn supervise(order: &Order, cwd: PathBuf, argv: &[OsString], mut doors: Doors) -> ExitCode {
+fn supervise(order: &Order, cwd: &Path, argv: &[OsString], mut doors: Doors) -> ExitCode {
     let (pid, output) = match detach(order).and_then(|()| start(order, cwd, argv, &doors.log)) {
         Ok(started) => started,
         Err(error) => {
@@ -131,13 +132,14 @@ fn detach(order: &Order) -> io::Result<()> {
     Ok(())
 }
 
-fn start(order: &Order, cwd: PathBuf, argv: &[OsString], log: &File) -> io::Result<(Pid, Output)> {
-    if !cwd.is_dir() {
-        return Err(io::Error::other(format!("its directory {} is not there", cwd.display())));
-    }
+fn start(order: &Order, cwd: &Path, argv: &[OsString], log: &File) -> io::Result<(Pid, Output)> {
+    // Entered here and inherited by the command, which so works in this very directory, whatever takes its name meanwhile.
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let entered = rustix::fs::open(cwd, flags, Mode::empty()).and_then(rustix::process::fchdir);
+    entered.map_err(|error| io::Error::other(format!("its directory {} cannot be entered: {error}", cwd.display())))?;
     let (program, arguments) = argv.split_first().expect("an order without a program was refused when parsed");
     let mut command = Command::new(program);
-    command.args(arguments).current_dir(cwd).process_group(0);
+    command.args(arguments).process_group(0);
     command.env_remove(HELPER_VARIABLE).env(MARK_VARIABLE, &order.mark);
     match order.when_daemon_dies {
         WhenDaemonDies::Finish => command.env(POLICY_VARIABLE, POLICY_FINISH),

@@ -2,7 +2,8 @@
 //!
 //! Entry condition: it is absent, its directory or registration is gone, or it was only half made.
 //! Effect: it is created from the base, attached to its branch, linked again or restored from its index. A half-made
-//! one was never given to anybody: if it turns out whole it is kept, otherwise it is moved aside, never deleted.
+//! one was never given to anybody: if it turns out whole it is kept, otherwise it is moved aside, never deleted. git makes
+//! it in a directory of ours beside the worktrees; whole, it is moved to its place.
 //! Ends with: the mark "made" in the ledger. The mark "begun" is there before the first effect.
 //! Undone by: nothing; what was made is found by the next look.
 
@@ -61,14 +62,15 @@ async fn make(run: &mut Run, found: &Look, path: &std::path::Path) -> Result<(),
     if place == WorktreeState::HalfMade {
         place = set_half_made_aside(run, &git, path).await?;
     }
-    let base = &found.base.oid;
+    let (base, making) = (&found.base.oid, clock::operation_id());
+    let making = making.as_str();
     // Somebody waits for it: looks at other worktrees make way.
     let _permit = run.args.context.permits.take_now();
     let made = match place {
-        WorktreeState::Absent => git::worktree::create(&git, &exec, path, &slug, base).await,
-        WorktreeState::BranchOnly => git::worktree::attach(&git, &exec, path, &slug).await,
+        WorktreeState::Absent => git::worktree::create(&git, &exec, path, &slug, base, making).await,
+        WorktreeState::BranchOnly => git::worktree::attach(&git, &exec, path, &slug, making).await,
         WorktreeState::Unlinked => git::worktree::relink(&git, &exec, path, &slug).await,
-        WorktreeState::Missing => git::worktree::recreate(&git, &exec, path, &slug).await,
+        WorktreeState::Missing => git::worktree::recreate(&git, &exec, path, &slug, making).await,
         WorktreeState::HalfMade | WorktreeState::Present | WorktreeState::Foreign => Ok(()),
     };
     made.map_err(|error| git_fault(&format!("making the worktree of {}", run.args.todo), &error))
@@ -84,7 +86,7 @@ async fn set_half_made_aside(
     let trash: PathBuf = run.args.repo.trash.join(run.args.context.clock.operation_id().as_str());
     tracing::warn!(todo = %run.args.todo, aside = %trash.display(), "a half-made worktree is moved aside");
     let aside = blocking(move || {
-        git::worktree::set_aside(&git, &path, &trash)?;
+        git::worktree::set_aside(&git, &path, &slug, &trash)?;
         git.glance(&path, &slug)
     });
     match aside.await?.map_err(|error| git_fault("moving a half-made worktree aside", &error))? {
