@@ -182,7 +182,7 @@ mod tests {
     #[test]
     fn a_code_signs_in_once_and_only_while_it_is_new() {
         let (mut links, signer) = (Links::default(), Signer::new("secret"));
-        let mut give = |links: &mut Links, code: &str, ms| links.give(code, &signer, &Moment::both(ms));
+        let give = |links: &mut Links, code: &str, ms| links.give(code, &signer, &Moment::both(ms));
         assert_eq!(give(&mut links, "one", 1_000), at(1_000 + LINK_MS));
         give(&mut links, "two", 2_000);
         let take = |links: &mut Links, code: &str, ms| links.take(code, at(ms)).is_some();
