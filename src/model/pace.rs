@@ -174,7 +174,9 @@ mod tests {
         assert!(places.take("a") && places.take("a") && !places.take("a") && places.take("b"));
         places.give_back("a");
         assert!(places.take("a") && !places.take("a"));
-        ["a", "a", "b"].into_iter().for_each(|caller| places.give_back(caller));
+        for caller in ["a", "a", "b"] {
+            places.give_back(caller);
+        }
         assert!(places.taken.is_empty());
         assert!(!Places::new(0).take("a"));
     }
