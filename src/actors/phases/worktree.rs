@@ -62,7 +62,7 @@ async fn make(run: &mut Run, found: &Look, path: &std::path::Path) -> Result<(),
     if place == WorktreeState::HalfMade {
         place = set_half_made_aside(run, &git, path).await?;
     }
-    let (base, making) = (&found.base.oid, clock::operation_id());
+    let (base, making) = (&found.base.oid, run.args.context.clock.operation_id());
     let making = making.as_str();
     // Somebody waits for it: looks at other worktrees make way.
     let _permit = run.args.context.permits.take_now();
