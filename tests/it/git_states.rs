@@ -388,7 +388,7 @@ impl Book {
         let git = |args: &[&str]| there && git_command(&worktree, args).output().expect("git runs").status.success();
         self.made += 1;
         let file = format!("mine-{}.txt", self.made);
-        let mut edit = |files: &mut BTreeMap<PathBuf, Vec<u8>>| {
+        let edit = |files: &mut BTreeMap<PathBuf, Vec<u8>>| {
             write(&worktree.join(&file), &format!("{} {}\n", self.slug, self.made));
             files.insert(file.clone().into(), std::fs::read(worktree.join(&file)).expect("was written"));
         };
