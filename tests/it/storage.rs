@@ -18,7 +18,7 @@ use slugline::model::ids::OperationId;
 use slugline::store::{Store, StoreError, Write};
 
 use crate::disk::{Disk, FAILED, LEDGER, LOGS, NO_ROOM, REST, after_power_loss};
-use crate::harness::{PATIENCE, Repo, Site, Spawned, problem, until};
+use crate::harness::{Repo, Site, Spawned, problem, until};
 use crate::promises::{Promises, replay};
 use crate::scale::{Dice, seed, size};
 
@@ -485,14 +485,13 @@ async fn writers_meet_no_busy_ledger_and_the_log_stays_bounded_while_somebody_re
         })
     });
     let writers: Vec<_> = writers.collect();
-    let (begun, highest) = (Instant::now(), AtomicU64::new(0));
-    until("the end of the time", || async {
-        highest.fetch_max(store.stats().wal_bytes, Ordering::SeqCst);
-        (begun.elapsed() >= Duration::from_secs(seconds.min(PATIENCE.as_secs() - 5))).then_some(())
-    })
-    .await;
+    let (begun, mut highest) = (Instant::now(), 0);
+    let mut beat = tokio::time::interval(Duration::from_millis(10));
+    while begun.elapsed() < Duration::from_secs(seconds) {
+        beat.tick().await;
+        highest = highest.max(store.stats().wal_bytes);
+    }
     over.store(true, Ordering::SeqCst);
-    let highest = highest.load(Ordering::SeqCst);
     let mut took: Vec<Duration> = Vec::new();
     for writer in writers {
         took.extend(writer.await.expect("writes"));
