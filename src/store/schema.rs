@@ -27,6 +27,9 @@ const SUMMED_FROM: i32 = 5;
 /// decisions rest on and the newest of the rest; the daily backup looks at all of it.
 const WHOLE_AT_OPEN_BYTES: u64 = 32 << 20;
 
+/// What the write-ahead log keeps of its size when it begins anew: enough that it does not grow again every time.
+const LOG_BYTES_KEPT: i64 = 16 << 20;
+
 /// One step per released version; a step is never changed, only followed by another.
 const MIGRATIONS: [&str; 4] = [
     "
@@ -203,6 +206,7 @@ pub fn open(path: &Path) -> Result<(Connection, Position), StoreError> {
     }
     db.pragma_update(None, "journal_mode", "WAL").map_err(fault)?;
     db.pragma_update(None, "synchronous", "FULL").map_err(fault)?;
+    db.pragma_update(None, "journal_size_limit", LOG_BYTES_KEPT).map_err(fault)?;
     goes_as_far(path, mark::read(path), found.end)?;
     Ok((db, found.end))
 }
