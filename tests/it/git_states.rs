@@ -406,9 +406,11 @@ impl Book {
                     git(&["branch", &format!("kept-{}-{}", self.slug, self.made)]);
                 }
             }
-            Deed::Detach => drop(git(&["checkout", "--quiet", "--detach"])),
+            Deed::Detach => {
+                let _ = git(&["checkout", "--quiet", "--detach"]);
+            }
             Deed::OtherBranch => {
-                drop(git(&["checkout", "--quiet", "-b", &format!("other-{}-{}", self.slug, self.made)]))
+                let _ = git(&["checkout", "--quiet", "-b", &format!("other-{}-{}", self.slug, self.made)]);
             }
             Deed::Conflict if there => {
                 write(&worktree.join("README.md"), &file);

@@ -108,7 +108,11 @@ impl JobBoard {
     #[must_use]
     pub fn running(&self) -> Vec<RunLockView> {
         let entries = self.entries();
-        let view = |(job, entry): (&JobName, &Entry)| Some(self.lock_view(*job, entry, entry.running.as_ref()?));
+        // While a lock is only tried for, somebody else may hold it.
+        let held = |running: &&Running| running.lock.strong_count() > 0;
+        let view = |(job, entry): (&JobName, &Entry)| {
+            Some(self.lock_view(*job, entry, entry.running.as_ref().filter(held)?))
+        };
         entries.iter().filter_map(view).collect()
     }
 
