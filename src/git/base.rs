@@ -10,6 +10,8 @@ use crate::model::roadmap::FileFault;
 
 /// Settings, roadmaps and Makefiles larger than this are not read.
 const TEXT_BYTES_MAX: usize = 1 << 20;
+/// Files of briefs larger than this are not brought in.
+const BLOB_BYTES_MAX: usize = 64 << 20;
 /// Todo directories looked at.
 const TODOS_MAX: usize = 10_000;
 /// Files of one brief.
@@ -63,13 +65,8 @@ impl Repository {
         if !is_file(&entry) {
             return Err(GitError::State(format!("{path} on the base commit is not a regular file")));
         }
+        within(&library, entry.id(), path, TEXT_BYTES_MAX)?;
         let blob = library.find_blob(entry.id()).map_err(GitError::library(path))?;
-        if blob.size() > TEXT_BYTES_MAX {
-            return Err(GitError::State(format!(
-                "{path} on the base commit has {} bytes, at most {TEXT_BYTES_MAX} are read",
-                blob.size()
-            )));
-        }
         let text = String::from_utf8(blob.content().to_vec());
         text.map(Some).map_err(|_| GitError::State(format!("{path} on the base commit is not UTF-8")))
     }
@@ -127,8 +124,10 @@ impl Repository {
     /// The content of a blob. Blocks.
     pub(super) fn blob(&self, oid: &Oid) -> Result<Vec<u8>, GitError> {
         let library = self.library().map_err(GitError::library(format!("blob {oid}")))?;
-        let blob = id_of(oid).and_then(|id| library.find_blob(id)).map(|blob| blob.content().to_vec());
-        blob.map_err(GitError::library(format!("blob {oid}")))
+        let fault = || GitError::library(format!("blob {oid}"));
+        let id = id_of(oid).map_err(fault())?;
+        within(&library, id, "a file of a brief", BLOB_BYTES_MAX)?;
+        library.find_blob(id).map(|blob| blob.content().to_vec()).map_err(fault())
     }
 
     /// The blob at a path of a commit, when there is one. Blocks.
@@ -142,6 +141,15 @@ impl Repository {
 fn tree<'a>(library: &'a git2::Repository, commit: &Oid) -> Result<Tree<'a>, GitError> {
     let tree = id_of(commit).and_then(|id| library.find_commit(id)).and_then(|commit| commit.tree());
     tree.map_err(GitError::library(format!("commit {commit}")))
+}
+
+/// Refuses an object that is larger than is read, without reading it.
+fn within(library: &git2::Repository, id: git2::Oid, what: &str, limit: usize) -> Result<(), GitError> {
+    let header = library.odb().and_then(|objects| objects.read_header(id)).map_err(GitError::library(what))?;
+    if header.0 <= limit {
+        return Ok(());
+    }
+    Err(GitError::State(format!("{what} on the base commit has {} bytes, at most {limit} are read", header.0)))
 }
 
 /// A regular file, executable or not; links and submodules are none.

@@ -73,6 +73,9 @@ pub enum ForeignReason {
     /// The branch is checked out somewhere else.
     #[error("its branch is checked out at {0}")]
     BranchElsewhere(String),
+    /// Another branch's name begins with it.
+    #[error("there is a branch {0}, and beside it git can have none of the todo's name: rename that branch")]
+    BranchBelow(String),
     /// The branch is gone while its worktree is there.
     #[error("its branch {0} is gone; make it again at the commit you want")]
     BranchGone(String),
@@ -221,7 +224,10 @@ impl Repository {
         let branch = self.resolve(&format!("refs/heads/{slug}"))?;
         match branch.as_ref().and_then(|_| self.checked_out_at(slug)) {
             Some(elsewhere) => Ok(Place::Foreign(ForeignReason::BranchElsewhere(elsewhere))),
-            None => Ok(Place::Absent { branch }),
+            None => Ok(match self.branch_below(slug).filter(|_| branch.is_none()) {
+                Some(below) => Place::Foreign(ForeignReason::BranchBelow(below)),
+                None => Place::Absent { branch },
+            }),
         }
     }
 

@@ -13,6 +13,8 @@ use crate::model::ids::{Oid, Slug};
 
 /// Refs, HEAD files and links into admin directories are shorter than this; longer ones are not what they should be.
 const SMALL_BYTES_MAX: usize = 4_096;
+/// Directories looked into for a branch below another.
+const BELOW_MAX: usize = 1_000;
 /// How far a symbolic ref may lead.
 const SYMBOLIC_DEPTH_MAX: usize = 5;
 /// A packed-refs file beyond this is not read: a million refs take about 70 MB.
@@ -44,6 +46,15 @@ impl PackedRefs {
     }
 
     fn get(&self, name: &str) -> io::Result<Option<Oid>> {
+        Ok(self.all()?.and_then(|refs| refs.get(name).cloned()))
+    }
+
+    /// A ref whose name begins so.
+    fn below(&self, start: &str) -> io::Result<Option<String>> {
+        Ok(self.all()?.and_then(|refs| refs.keys().find(|name| name.starts_with(start)).cloned()))
+    }
+
+    fn all(&self) -> io::Result<Option<Parsed>> {
         let meta = match fs::symlink_metadata(&self.path) {
             Ok(meta) => meta,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -52,14 +63,13 @@ impl PackedRefs {
         let stamp = (meta.ino(), meta.mtime(), meta.mtime_nsec(), meta.len());
         let mut parsed = self.parsed.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, refs)) = parsed.as_ref().filter(|(known, _)| *known == stamp) {
-            return Ok(refs.get(name).cloned());
+            return Ok(Some(refs.clone()));
         }
         let Some(text) = files::read(&self.path, PACKED_BYTES_MAX, Links::Refused)? else { return Ok(None) };
         let text = String::from_utf8_lossy(&text);
         let refs: Parsed = Arc::new(text.lines().filter_map(packed_line).collect());
-        let found = refs.get(name).cloned();
-        *parsed = Some((stamp, refs));
-        Ok(found)
+        *parsed = Some((stamp, refs.clone()));
+        Ok(Some(refs))
     }
 }
 
@@ -102,6 +112,27 @@ impl Repository {
             }
         }
         Err(GitError::State(format!("ref {name} leads in a circle")))
+    }
+
+    /// A branch whose name goes on where the slug's ends: git cannot have both.
+    pub(super) fn branch_below(&self, slug: &Slug) -> Option<String> {
+        let dir = format!("refs/heads/{slug}");
+        let packed = self.packed.below(&format!("{dir}/")).ok().flatten();
+        let found = packed.or_else(|| {
+            let mut left = vec![PathBuf::from(&dir)];
+            for _ in 0..BELOW_MAX {
+                let at = left.pop()?;
+                for entry in fs::read_dir(self.common_dir().join(&at)).into_iter().flatten().flatten() {
+                    let name = at.join(entry.file_name());
+                    match entry.file_type() {
+                        Ok(kind) if kind.is_dir() => left.push(name),
+                        _ => return Some(name.display().to_string()),
+                    }
+                }
+            }
+            None
+        });
+        found.map(|name| name.trim_start_matches("refs/heads/").to_owned())
     }
 
     /// The commit of a slug's branch, when there is one.

@@ -331,6 +331,40 @@ async fn what_becomes_unreadable_while_it_is_served_is_named_and_served_again_wh
     house.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_branch_that_leaves_no_room_for_the_todos_own_is_named_at_once() {
+    let site = Site::new();
+    let repo = site.app(&["fix", "packed", "empty"], "");
+    for branch in ["fix/part/one", "packed/part", "empty/part"] {
+        repo.git(&["branch", branch]);
+    }
+    repo.git(&["branch", "--delete", "empty/part"]);
+    std::fs::create_dir_all(repo.path.join(".git/refs/heads/empty/was/here")).expect("makes");
+    repo.git(&["pack-refs", "--all"]);
+    repo.git(&["branch", "--force", "fix/part/one", "main"]);
+    let house = site.start(&[&repo]).await;
+    for (slug, other) in [("fix", "fix/part/one"), ("packed", "packed/part")] {
+        let (reply, _) = ask(&house, slug).await;
+        let body = crate::harness::problem(&reply, 423, "worktree_foreign");
+        assert!(body["detail"].as_str().is_some_and(|detail| detail.contains(other)), "{body}");
+    }
+    house.order("empty").await;
+    house.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_roadmap_of_fifty_megabytes_is_a_fault_of_the_roadmap_and_its_todos_can_be_worked_on() {
+    let site = Site::new();
+    let repo = site.app(&["fix"], "");
+    repo.write("todos/roadmap.yaml", &"# nothing\n".repeat(5_000_000));
+    repo.commit("a large roadmap");
+    let house = site.start(&[&repo]).await;
+    house.order("fix").await;
+    let todos = house.client.get("/todos").await.expect("answers");
+    assert!(todos.text().contains("fix"), "{}", todos.text().chars().take(300).collect::<String>());
+    house.stop().await;
+}
+
 /// What a worker has by a plain book of its own: commits and files it made, whatever git's state is.
 struct Book {
     slug: String,
@@ -407,10 +441,10 @@ impl Book {
                 }
             }
             Deed::Detach => {
-                let _ = git(&["checkout", "--quiet", "--detach"]);
+                git(&["checkout", "--quiet", "--detach"]);
             }
             Deed::OtherBranch => {
-                let _ = git(&["checkout", "--quiet", "-b", &format!("other-{}-{}", self.slug, self.made)]);
+                git(&["checkout", "--quiet", "-b", &format!("other-{}-{}", self.slug, self.made)]);
             }
             Deed::Conflict if there => {
                 write(&worktree.join("README.md"), &file);
@@ -428,7 +462,9 @@ impl Book {
                 let lock = std::fs::File::create(admin.join("index.lock")).expect("creates");
                 lock.set_modified(std::time::SystemTime::now() - Duration::from_secs(600)).expect("ages it");
             }
-            Deed::LockWorktree => drop(git(&["worktree", "lock", "."])),
+            Deed::LockWorktree => {
+                git(&["worktree", "lock", "."]);
+            }
             Deed::PackRefs => drop(git_command(&repo.path, &["pack-refs", "--all"]).output()),
             Deed::MoveBase => {
                 repo.write(&format!("base-{}", self.made), &self.slug);

@@ -220,3 +220,36 @@ async fn a_removal_moves_nothing_that_is_not_linked_to_its_registration() {
     }
     house.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_phase_follows_a_link_that_takes_the_worktrees_place_right_before_it() {
+    for point in ["sync_main", "sync_todo", "prepare", "gates"] {
+        let site = Site::new();
+        let settings = "[prepare]\ncommand = \"echo x > prepared.out\"\ninputs = [\"a.lock\"]\n[[gates]]\nname = \"g\"\ncommand = \"echo x > judged.out\"\n";
+        let repo = site.app(&["fix"], settings);
+        repo.write(".gitignore", "*.out\n");
+        repo.commit("ignore");
+        let canary = Canary::new(site.path("canary"));
+        let (worktree, away) = (site.worktree("fix"), site.path("data/worktrees/away"));
+        let armed = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let (fuse, at, to, elsewhere) = (armed.clone(), worktree.clone(), away.clone(), canary.dir.clone());
+        let faults = Faults::at_points(move |hit| {
+            if hit == point && fuse.swap(false, std::sync::atomic::Ordering::SeqCst) {
+                std::fs::rename(&at, &to).and_then(|()| symlink(&elsewhere, &at)).expect("swaps");
+            }
+        });
+        let house = site.start_with(&[&repo], &[], faults).await;
+        house.order("fix").await;
+        repo.write("a.lock", "1");
+        repo.write("todos/fix/requirements.md", "# other words\n");
+        repo.commit("the base moves");
+        armed.store(true, std::sync::atomic::Ordering::SeqCst);
+        let (status, said) = ask(&house, "fix").await;
+        assert!(status != 200 && said["code"].is_string(), "{point}: {said}");
+        canary.assert_untouched(point);
+        put_back(&worktree, &away);
+        house.order("fix").await;
+        canary.assert_untouched(point);
+        house.stop().await;
+    }
+}

@@ -110,9 +110,8 @@ impl JobBoard {
         let entries = self.entries();
         // While a lock is only tried for, somebody else may hold it.
         let held = |running: &&Running| running.lock.strong_count() > 0;
-        let view = |(job, entry): (&JobName, &Entry)| {
-            Some(self.lock_view(*job, entry, entry.running.as_ref().filter(held)?))
-        };
+        let view =
+            |(job, entry): (&JobName, &Entry)| Some(self.lock_view(*job, entry, entry.running.as_ref().filter(held)?));
         entries.iter().filter_map(view).collect()
     }
 
