@@ -102,8 +102,20 @@ mod tests {
             ("SSH_AUTH_SOCK", "/a"),
         ];
         let names: Vec<String> = env_of(&own, &[]).into_iter().map(|(name, _)| name).collect();
-        let kept = ["CI", "PATH", "SSH_AUTH_SOCK", "TERM", "UV_CACHE_DIR", "http_proxy", "npm_config_registry"];
-        assert_eq!(names, kept);
+        assert_eq!(
+            names,
+            [
+                "CI",
+                "GIT_TERMINAL_PROMPT",
+                "PATH",
+                "SSH_ASKPASS_REQUIRE",
+                "SSH_AUTH_SOCK",
+                "TERM",
+                "UV_CACHE_DIR",
+                "http_proxy",
+                "npm_config_registry"
+            ]
+        );
     }
 
     #[test]
