@@ -43,7 +43,8 @@ const ENVIRONMENT: [(&str, &str); 15] = [
     // The first of several settings counts here, so none of ours could win.
     ("GIT_PROXY_COMMAND", ""),
     ("GIT_NO_REPLACE_OBJECTS", "1"),
-    ("GIT_GRAFT_FILE", "/dev/null"),
+    // A file that cannot be: git has a word of advice about one that is there, be it empty.
+    ("GIT_GRAFT_FILE", "/dev/null/none"),
     ("GIT_TERMINAL_PROMPT", "0"),
     ("GIT_ASKPASS", "false"),
     ("SSH_ASKPASS", "false"),

@@ -12,6 +12,9 @@ use crate::harness::{House, Site, git, phase, problem, until, write};
 use crate::scale::{Dice, seed, size};
 use crate::worktree::listing;
 
+/// Runs fail on purpose here, again and again in the same way: no lane pauses for that.
+const UNPAUSED: [(&str, &str); 1] = [("breaker.failures", "1000")];
+
 /// A directory that is nobody's business, and what is in it.
 struct Canary {
     dir: PathBuf,
@@ -77,7 +80,7 @@ async fn nothing_outside_is_touched_however_a_worktree_is_swapped_while_it_is_wo
     repo.write(".gitignore", "prepared.out\nout\n");
     repo.commit("ignore");
     let canary = Canary::new(site.path("canary"));
-    let house = site.start(&[&repo]).await;
+    let house = site.start_with(&[&repo], &UNPAUSED, Faults::default()).await;
     house.order("fix").await;
     let (worktree, away) = (site.worktree("fix"), site.path("data/worktrees/away"));
     for round in 0..rounds {
@@ -98,6 +101,7 @@ async fn nothing_outside_is_touched_however_a_worktree_is_swapped_while_it_is_wo
             // Whatever became of it, it can be worked on again, with the base of this round.
             let again = until("work in it again", || async {
                 let (status, said) = ask(&house, "fix").await;
+                println!("round {round}: {status} {}", said["detail"]);
                 (status == 200).then_some(said)
             })
             .await;
@@ -117,7 +121,7 @@ async fn a_link_that_takes_the_place_of_a_worktree_while_it_is_made_is_neither_f
     let slugs: Vec<&str> = names.iter().map(String::as_str).collect();
     let repo = site.app(&slugs, "");
     let canary = Canary::new(site.path("canary"));
-    let house = site.start(&[&repo]).await;
+    let house = site.start_with(&[&repo], &UNPAUSED, Faults::default()).await;
     for slug in slugs {
         let worktree = site.worktree(slug);
         std::fs::create_dir_all(worktree.parent().expect("has one")).expect("makes");
