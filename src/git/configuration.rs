@@ -81,6 +81,11 @@ fn resolve(from: &Path, to: &str) -> PathBuf {
     }
 }
 
+/// The names of what the content of a configuration file sets, in order, or the line from which on it is none.
+pub fn settings_in(text: &[u8]) -> Result<Vec<String>, usize> {
+    Ok(parse(text)?.into_iter().map(|setting| setting.key).collect())
+}
+
 /// The settings of one file, or the line from which on it is none.
 fn parse(text: &[u8]) -> Result<Vec<Setting>, usize> {
     let mut reader = Reader { text: text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text), at: 0, line: 1 };

@@ -34,6 +34,7 @@ mod watch;
 pub mod worktree;
 
 pub use command::{Exec, GitCommand, GitEnd, GitError, GitExit};
+pub use configuration::settings_in;
 pub use index::listed;
 pub use place::{ForeignReason, Place, Seen};
 pub use registry::{Found, MAIN};

@@ -7,6 +7,7 @@ use std::path::{Component, Path};
 
 use slugline::config::{Config, Flags};
 use slugline::git::{self, porcelain};
+use slugline::model::door::AllowedHost;
 use slugline::model::event::{EventFilter, place};
 use slugline::model::ids::{IdempotencyKey, Lane, OperationId, RepoName, SessionId, Slug, Worker};
 use slugline::model::time::Timestamp;
@@ -17,7 +18,7 @@ use slugline::model::view::{
     SignInRequest,
 };
 use slugline::model::work_order::WorkRequest;
-use slugline::model::{filed::NewTodo, fingerprint, repo_config, roadmap, session};
+use slugline::model::{filed::NewTodo, fingerprint, mask, repo_config, roadmap, session};
 
 /// One reader: its name, samples of what it reads, and the reading.
 pub struct Reader {
@@ -30,7 +31,7 @@ pub struct Reader {
 }
 
 /// All of them.
-pub const READERS: [Reader; 13] = [
+pub const READERS: [Reader; 16] = [
     Reader { name: "names", samples: &[b"fix-login", b"a.b_c-d", b"app~todo~1", b"worker:1@host/2", b"01J9Z3NDEKTSV4RRFFQ69G5FAV"], read: names },
     Reader { name: "configuration", samples: &[include_bytes!("../../config.example.toml")], read: configuration },
     Reader { name: "repository_settings", samples: &[REPOSITORY_SETTINGS], read: repository_settings },
@@ -43,6 +44,20 @@ pub const READERS: [Reader; 13] = [
     Reader { name: "index_of_git", samples: &[&INDEX, b"DIRC\0\0\0\x04\0\0\0\x01"], read: index_of_git },
     Reader { name: "failures", samples: &[b"error[E0425]: cannot find value `x` in this scope\n --> src/main.rs:4:5\n", b"Traceback (most recent call last):\n  File \"a.py\", line 3\nValueError: 0x7fff at 2026-01-01T00:00:00Z\n", b"429 Too Many Requests, retry after 30s"], read: failures },
     Reader { name: "log_lines", samples: &[b"{\"type\":\"assistant\",\"timestamp\":\"2026-01-01T00:00:00Z\",\"message\":{\"content\":[{\"text\":\"hi\"}]},\"cwd\":\"/w\"}", b"{\"ts\":1e300,\"kind\":\"x\"}"], read: log_lines },
+    Reader {
+        name: "configuration_of_git",
+        samples: &[
+            b"[core]\n\tbare = false\n[remote \"origin\"]\n\turl = https://h/x ; why\n[filter \"a\\\"b\"]\n\tclean = \"a b\" \\\n c\n",
+            b"[include]\npath = ~/more\n[a.B]c",
+        ],
+        read: configuration_of_git,
+    },
+    Reader { name: "allowed_hosts", samples: &[b"box.example.org:7584", b"[fe80::1]:80", b"192.0.2.7"], read: allowed_hosts },
+    Reader {
+        name: "credentials",
+        samples: &[b"fatal: https://bot:s3cret@git.example.org/a.git?token=abc&x=1 Authorization: Basic abc", b"ssh://a:s3cret@c/d"],
+        read: credentials,
+    },
     Reader { name: "times", samples: &[b"2026-01-01T00:00:00Z", b"-009999-01-01T00:00:00+23:59", b"2026-06-30T23:59:60Z"], read: times },
 ];
 
@@ -171,6 +186,24 @@ fn index_of_git(bytes: &[u8]) {
         let name = String::from_utf8_lossy(&name).into_owned();
         assert!(!Path::new(&name).is_absolute() && !name.split('/').any(|part| part == ".."), "{name}");
     }
+}
+
+fn configuration_of_git(bytes: &[u8]) {
+    for key in git::settings_in(bytes).unwrap_or_default() {
+        assert!(key.len() <= bytes.len() && !key.contains('\0'), "{key:?}");
+    }
+}
+
+fn allowed_hosts(bytes: &[u8]) {
+    if let Ok(host) = AllowedHost::parse(&String::from_utf8_lossy(bytes)) {
+        assert_eq!(AllowedHost::parse(&host.to_string()), Ok(host), "what is shown is what is meant");
+    }
+}
+
+fn credentials(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let masked = mask::masked(&text).into_owned();
+    assert_eq!(mask::masked(&masked), masked, "nothing that is left is a credential");
 }
 
 fn failures(bytes: &[u8]) {
