@@ -33,15 +33,11 @@ failures = 1000
 [[repositories]]
 name = "sample"
 path = "{sample}"
-
-[[repositories]]
-name = "other"
-path = "{other}"
 """
 FILES = {
     ".slugline.toml": '[prepare]\ncommand = "test ! -e broken"\n\n[[gates]]\nname = "check"\ncommand = "true"\n',
     "README.md": "# A sample\n",
-    "todos/roadmap.yaml": "".join(f"- slug: todo-{n}\n" for n in range(12)) + "- slug: last\n  after: [todo-1, todo-2]\n",
+    "todos/roadmap.yaml": "".join(f"- slug: todo-{n}\n" for n in range(40)) + "- slug: last\n  after: [todo-1, todo-2]\n",
     "todos/todo-1/requirements.md": "# Do it\n",
 }
 
@@ -68,14 +64,13 @@ def repository(directory):
 
 
 class Daemon:
-    """A daemon in a process of its own, on two repositories."""
+    """A daemon in a process of its own, on one repository."""
 
     def __init__(self, program, directory):
         self.data, self.log = directory / "data", directory / "daemon.log"
-        for name in ("sample", "other"):
-            repository(directory / name)
+        repository(directory / "sample")
         config = directory / "slugline.toml"
-        config.write_text(SETTINGS.format(data=self.data, sample=directory / "sample", other=directory / "other"))
+        config.write_text(SETTINGS.format(data=self.data, sample=directory / "sample"))
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("SLUGLINE_", "GIT_"))}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -105,12 +100,11 @@ class Daemon:
 
     def fill(self):
         """Something of each kind, so that what is asked for can be there."""
-        for repo in ("sample", "other"):
-            for slug in ("todo-1", "todo-2", "todo-3"):
-                body = {"repo": repo, "slug": slug, "lane": "builder", "worker": slug, "wait_ms": 30_000}
-                order = json.loads(self.get("/todos/work", body))
-                report = {"events": [{"kind": "note", "text": "at it"}]}
-                self.get(f"/sessions/{order['claim']['session']}/events", report)
+        for slug in ("todo-1", "todo-2", "todo-3"):
+            body = {"slug": slug, "lane": "builder", "worker": slug, "wait_ms": 30_000}
+            order = json.loads(self.get("/todos/work", body))
+            report = {"events": [{"kind": "note", "text": "at it"}]}
+            self.get(f"/sessions/{order['claim']['session']}/events", report)
         self.get("/worktrees?wait_ms=20000")
         self.get("/debug/hang-dump", {})
 

@@ -34,7 +34,6 @@ BEYOND_SCHEMAS = (
     "slug needs repo",
     "is not in this list any more",
     "has passed; leave it out",
-    "several repositories are registered",
     "level: ",
     "a brief has at most",
     "data takes more than",
