@@ -26,6 +26,7 @@ mod prepare;
 mod processes;
 mod prometheus;
 mod promises;
+mod remotes;
 #[path = "../replay/mod.rs"]
 mod replay;
 #[path = "../scale/mod.rs"]
