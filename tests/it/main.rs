@@ -19,6 +19,7 @@ mod http;
 mod injection;
 mod keys;
 mod lanes;
+mod locks;
 #[path = "../marked/mod.rs"]
 mod marked;
 mod operations;
