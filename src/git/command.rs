@@ -155,7 +155,7 @@ pub(super) async fn run(
             (GitEnd::Exited, code) => GitError::Command {
                 what,
                 status: code.map_or_else(|| "a signal".to_owned(), |code| format!("exit code {code}")),
-                tail: exit.tail.trim().to_owned(),
+                tail: with_lock(exit.tail.trim(), &git_dir),
             },
         };
         if !error.is_lock_contention() || attempt >= TRIES {
@@ -166,6 +166,13 @@ pub(super) async fn run(
         pause = (pause * 2).min(PAUSE_MAX);
     }
     unreachable!("the loop returns at its last try")
+}
+
+/// What git said, with the lock it met: a merge says only that it could not write the index.
+fn with_lock(said: &str, git_dir: &Path) -> String {
+    let lock = git_dir.join("index.lock");
+    let met = said.contains("Unable to write index") && lock.symlink_metadata().is_ok();
+    if met { format!("{said}\nUnable to create '{}': File exists.", lock.display()) } else { said.to_owned() }
 }
 
 /// A number in `0.0..1.0` that differs from call to call.

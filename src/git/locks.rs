@@ -1,8 +1,9 @@
 //! Lock files a git that died left behind. One is removed only when it is provably nobody's: older than a minute, and
-//! either older than this boot or open in no process while no git works in that worktree. In doubt it stays, and the
-//! error that names it goes to the caller.
+//! either older than this boot or open in no process while no git works where it could have been taken: git closes most
+//! locks while it holds them. In doubt it stays, and the error that names it goes to the caller.
 
 use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -16,7 +17,7 @@ const STALE_AFTER: Duration = Duration::from_secs(60);
 /// The caller holds the exclusion of the worktree at `cwd`.
 pub(super) fn clear_stale(repo: &Repository, cwd: &Path, complaint: &str) {
     let Some(lock) = named_lock(complaint).filter(|lock| lock.starts_with(repo.common_dir())) else { return };
-    if is_nobodys(&lock, cwd) {
+    if places(repo, cwd, &lock).is_some_and(|places| is_nobodys(&lock, &places)) {
         let removed = fs::remove_file(&lock);
         metric::stale_lock(if removed.is_ok() { StaleLock::Removed } else { StaleLock::Left });
         tracing::warn!(lock = %lock.display(), removed = removed.is_ok(), "a stale git lock that is nobody's");
@@ -33,14 +34,26 @@ fn named_lock(complaint: &str) -> Option<PathBuf> {
     path.ends_with(".lock").then(|| PathBuf::from(path))
 }
 
-fn is_nobodys(lock: &Path, cwd: &Path) -> bool {
+/// Where a git works that may hold this lock: one of the worktree's own belongs to who works in that worktree, one that
+/// all worktrees share to anybody in the repository.
+fn places(repo: &Repository, cwd: &Path, lock: &Path) -> Option<Vec<PathBuf>> {
+    let own = repo.git_dir_of(cwd)?;
+    if own != repo.common_dir() && lock.starts_with(&own) {
+        return Some(vec![cwd.to_owned(), own]);
+    }
+    let mut places = vec![repo.common_dir().to_owned()];
+    places.extend(repo.worktrees().ok()?.into_iter().map(|found| found.path));
+    Some(places)
+}
+
+fn is_nobodys(lock: &Path, places: &[PathBuf]) -> bool {
     let Ok(meta) = fs::symlink_metadata(lock) else { return false };
     let Ok(changed) = meta.modified() else { return false };
     let old = SystemTime::now().duration_since(changed).is_ok_and(|age| age > STALE_AFTER);
     if !old || !meta.is_file() {
         return false;
     }
-    before_this_boot(changed) || nobody_holds(lock, cwd).unwrap_or(false)
+    before_this_boot(changed) || nobody_holds(lock, places).unwrap_or(false)
 }
 
 /// Whether the file was last changed before the machine started: then no living process made it.
@@ -50,9 +63,9 @@ fn before_this_boot(changed: SystemTime) -> bool {
     boot.is_some_and(|boot| changed < SystemTime::UNIX_EPOCH + Duration::from_secs(boot))
 }
 
-/// Whether no process has the lock open and no git works in the worktree. `None` when a process of any user could not
+/// Whether no process has the lock open and no git works in these places. `None` when a process of any user could not
 /// be looked into: then nothing is proven.
-fn nobody_holds(lock: &Path, cwd: &Path) -> Option<bool> {
+fn nobody_holds(lock: &Path, places: &[PathBuf]) -> Option<bool> {
     let mut looked = false;
     for entry in fs::read_dir("/proc").ok()?.flatten() {
         let dir = entry.path();
@@ -70,11 +83,30 @@ fn nobody_holds(lock: &Path, cwd: &Path) -> Option<bool> {
             return Some(false);
         }
         let is_git = fs::read_to_string(dir.join("comm")).is_ok_and(|name| name.trim_end().starts_with("git"));
-        if is_git && fs::read_link(dir.join("cwd")).is_ok_and(|at| at.starts_with(cwd)) {
+        if is_git && works_in(&dir, places) {
             return Some(false);
         }
     }
     Some(looked)
+}
+
+/// Whether a process is in one of the places, or was told of one in its arguments or what it has of git's variables.
+fn works_in(process: &Path, places: &[PathBuf]) -> bool {
+    let told = |file: &str| fs::read(process.join(file)).unwrap_or_default();
+    let (arguments, variables) = (told("cmdline"), told("environ"));
+    let words = || {
+        let variables = variables.split(|byte| *byte == 0).filter(|word| word.starts_with(b"GIT_"));
+        arguments.split(|byte| *byte == 0).chain(variables)
+    };
+    let at = fs::read_link(process.join("cwd")).unwrap_or_default();
+    places.iter().any(|place| at.starts_with(place) || words().any(|word| names(word, place)))
+}
+
+/// Whether a word has the path of a place, or of something in it.
+fn names(word: &[u8], place: &Path) -> bool {
+    let place = place.as_os_str().as_bytes();
+    let ends = |rest: &[u8]| matches!(rest.first(), None | Some(b'/'));
+    word.windows(place.len().max(1)).enumerate().any(|(at, part)| part == place && ends(&word[at + place.len()..]))
 }
 
 #[cfg(test)]
@@ -92,12 +124,28 @@ mod tests {
     fn only_an_old_lock_that_nobody_has_open_is_nobodys() {
         let dir = tempfile::tempdir().expect("temp dir");
         let young = lock_aged(dir.path(), Duration::from_secs(5));
-        assert!(!is_nobodys(&young, dir.path()));
+        let places = [dir.path().to_owned()];
+        assert!(!is_nobodys(&young, &places));
         let old = lock_aged(dir.path(), Duration::from_secs(300));
         let held = fs::File::open(&old).expect("opens");
-        assert!(!is_nobodys(&old, dir.path()), "it is open here");
+        assert!(!is_nobodys(&old, &places), "it is open here");
         drop(held);
-        assert!(is_nobodys(&old, dir.path()));
+        assert!(is_nobodys(&old, &places));
+    }
+
+    #[test]
+    fn a_place_is_named_by_its_path_or_one_inside_it() {
+        let place = Path::new("/r/.git/worktrees/fix");
+        for (word, named) in [
+            ("/r/.git/worktrees/fix", true),
+            ("--git-dir=/r/.git/worktrees/fix", true),
+            ("GIT_DIR=/r/.git/worktrees/fix/x", true),
+            ("/r/.git/worktrees/fix-2", false),
+            ("/r/.git", false),
+            ("", false),
+        ] {
+            assert_eq!(names(word.as_bytes(), place), named, "{word}");
+        }
     }
 
     #[test]

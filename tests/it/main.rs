@@ -19,6 +19,7 @@ mod http;
 mod injection;
 mod keys;
 mod lanes;
+mod locks;
 #[path = "../marked/mod.rs"]
 mod marked;
 mod operations;
@@ -26,6 +27,7 @@ mod prepare;
 mod processes;
 mod prometheus;
 mod promises;
+mod remotes;
 #[path = "../replay/mod.rs"]
 mod replay;
 #[path = "../scale/mod.rs"]

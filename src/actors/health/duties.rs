@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use futures_util::StreamExt as _;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -19,6 +20,9 @@ use crate::actors::mailbox::{Address, AskError, Reply};
 use crate::actors::removal;
 use crate::actors::sessions::SessionsMsg;
 use crate::model::job::JobName;
+
+/// Remotes that are fetched from at once; most of a fetch is waiting for the other side.
+const FETCHES_AT_ONCE: usize = 16;
 
 /// What a run did, in words.
 pub struct Done {
@@ -123,34 +127,38 @@ async fn aside<T: Send + 'static>(
     worked.await.map_err(|error| error.to_string())?
 }
 
-/// The base branch of every repository that has a remote, one after the other.
+/// The base branch of every repository that has a remote. Several at once: one whose remote hangs takes its whole time, and
+/// the others are not to wait for it.
 async fn fetch(context: &Arc<Context>, lock: &Arc<RunLock>, stop: &CancellationToken) -> Result<Done, String> {
-    let (mut fetched, mut faults) = (0, Vec::new());
+    let mut fetches = Vec::new();
     for entry in context.repos.values() {
-        let Some(remote) = entry.repo.registered.remote.clone() else { continue };
-        if stop.is_cancelled() {
-            break;
-        }
-        match fetch_one(context, entry, &remote, lock, stop).await {
-            Ok(()) => fetched += 1,
-            Err(fault) => faults.push(format!("{}: {fault}", entry.repo.name())),
+        if let Some(remote) = entry.repo.registered.remote.clone() {
+            fetches.push(fetch_one(context, entry, remote, lock, stop));
         }
     }
+    let ended: Vec<Result<(), String>> = futures_util::stream::iter(fetches).buffered(FETCHES_AT_ONCE).collect().await;
+    let fetched = ended.iter().filter(|fetched| fetched.is_ok()).count();
+    let faults: Vec<String> = ended.into_iter().filter_map(Result::err).collect();
     if faults.is_empty() { Ok(format!("{fetched} repositories").into()) } else { Err(faults.join("; ")) }
 }
 
+/// One of them, unless the daemon stops by then. The error names the repository.
 async fn fetch_one(
     context: &Arc<Context>,
     entry: &RepoEntry,
-    remote: &str,
+    remote: String,
     lock: &Arc<RunLock>,
     stop: &CancellationToken,
 ) -> Result<(), String> {
-    let log = context.settings.data_dir.join("logs").join("jobs").join(format!("fetch-{}.log", entry.repo.name()));
-    let repo = entry.repo.clone();
-    let git = aside(context, lock, move || repo.git().map_err(|problem| problem.detail)).await?;
+    let (repo, name) = (entry.repo.clone(), entry.repo.name());
+    if stop.is_cancelled() {
+        return Err(format!("{name}: the daemon stops"));
+    }
+    let log = context.settings.data_dir.join("logs").join("jobs").join(format!("fetch-{name}.log"));
+    let named = |fault: String| format!("{name}: {fault}");
+    let git = aside(context, lock, move || repo.git().map_err(|problem| problem.detail)).await.map_err(named)?;
     let exec = RunExec::job(context.clone(), lock.file.clone(), log, stop.clone());
-    git.fetch(&exec, remote).await.map_err(|error| error.to_string())
+    git.fetch(&exec, &remote).await.map_err(|error| named(error.to_string()))
 }
 
 /// Repositories nobody has used for long leave the memory.
