@@ -15,7 +15,7 @@ use super::configuration::{Setting, Settings};
 use super::{GitError, Repository};
 
 /// Always set, whatever any file says.
-const ALWAYS: [(&str, &str); 18] = [
+const ALWAYS: [(&str, &str); 17] = [
     ("core.hooksPath", "/dev/null"),
     ("core.fsmonitor", "false"),
     ("core.pager", "cat"),
@@ -33,8 +33,6 @@ const ALWAYS: [(&str, &str); 18] = [
     ("protocol.ext.allow", "never"),
     ("worktree.guessRemote", "false"),
     ("rebase.autoStash", "false"),
-    // git says it of the grafts it is told to leave alone, many times, and what it has to say would be lost among it.
-    ("advice.graftFileDeprecated", "false"),
 ];
 
 /// The environment of every git command, besides the overrides: no questions, no programs to ask with, no transport that is
