@@ -265,7 +265,7 @@ async fn strange_paths_are_refused_in_words_and_leave_nothing_on_disk() {
     for (reply, method, path) in answers.buffer_unordered(AT_ONCE).collect::<Vec<_>>().await {
         let shown: String = path.chars().take(100).collect();
         assert!((400..500).contains(&reply.status), "{method} {shown}: {} {}", reply.status, reply.text());
-        problem(&reply, reply.status, &reply.json()["code"].as_str().unwrap_or("none").to_owned());
+        problem(&reply, reply.status, reply.json()["code"].as_str().unwrap_or("none"));
     }
     // What no client would send. The parser answers what is no HTTP by itself, without a document.
     let host = format!("Host: {}\r\nAuthorization: Bearer {}\r\nConnection: close\r\n\r\n", house.address, house.token);
