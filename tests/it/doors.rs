@@ -134,6 +134,11 @@ async fn only_the_right_name_page_type_and_token_together_get_through() {
         (exchange(address, request.as_bytes()).await, one)
     });
     let answers: Vec<(String, Combination)> = tried.buffer_unordered(AT_ONCE).collect().await;
+    let document = house.client.get("/openapi.json").await.expect("answers").json();
+    for route in &ROUTES {
+        let told = &document["paths"][route.path][route.method.to_lowercase()]["responses"]["429"];
+        assert_eq!(told.is_null(), route.path == "/livez", "{} {} says nothing of waiting", route.method, route.path);
+    }
     for (answer, one) in answers {
         let (status, head, body) = parts(&answer);
         assert_eq!(status, one.wanted, "{one:?}: {answer}");
@@ -355,6 +360,54 @@ async fn who_sends_slowly_is_closed_and_keeps_nobody_out() {
     println!("{count} of each: p99 {alone:?} alone, {beside:?} beside them; the last was closed after {longest:?}");
     assert!(longest < Duration::from_secs(30), "{longest:?}");
     healthy(10).await;
+}
+
+/// Asks once more on a connection that stays open, and says the first line of the answer.
+async fn ask_on(stream: &mut TcpStream, house: &House) -> String {
+    let request =
+        format!("GET /lag HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\n\r\n", house.address, house.token);
+    stream.write_all(request.as_bytes()).await.expect("sends");
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        answer.push(stream.read_u8().await.expect("a head"));
+    }
+    let head = String::from_utf8_lossy(&answer).to_ascii_lowercase();
+    let length = head.split("content-length: ").nth(1).and_then(|rest| rest.split("\r\n").next()?.parse().ok());
+    let mut body = vec![0; length.expect("a length")];
+    stream.read_exact(&mut body).await.expect("a body");
+    head.lines().next().unwrap_or_default().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_make_room_for_whoever_comes_and_who_is_known_keeps_its_place() {
+    let site = Site::new();
+    // Nobody is closed because of the time it takes.
+    let limits = [("http.connections_max", "16"), ("http.head_ms", "600000"), ("http.body_ms", "600000")];
+    let house = site.start_with(&[&site.app(&[], "")], &limits, Faults::default()).await;
+    let mut known = TcpStream::connect(house.address).await.expect("connects");
+    assert_eq!(ask_on(&mut known, &house).await, "http/1.1 200 ok");
+    let mut strangers = Vec::new();
+    for number in 0..30 {
+        let mut stranger = TcpStream::connect(house.address).await.expect("connects");
+        // Some say nothing, some half a head, some have asked what everybody may, some send half a body.
+        let said = match number % 4 {
+            0 => String::new(),
+            1 => "GET /livez HTTP/1.1\r\nHost: ".to_owned(),
+            2 => format!("GET /livez HTTP/1.1\r\nHost: {}\r\n\r\n", house.address),
+            _ => format!(
+                "POST /console/sign-in HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{{",
+                house.address
+            ),
+        };
+        stranger.write_all(said.as_bytes()).await.expect("sends");
+        strangers.push(stranger);
+    }
+    for _ in 0..3 {
+        assert_eq!(status_of(&house.client, "/todos").await, 200);
+    }
+    assert_eq!(ask_on(&mut known, &house).await, "http/1.1 200 ok");
+    drop(strangers);
+    house.stop().await;
 }
 
 /// A daemon that may have so many files open.
