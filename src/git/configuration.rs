@@ -142,7 +142,7 @@ impl Reader<'_> {
         loop {
             match self.next() {
                 _ if self.is_over() => return None,
-                b']' => return Some(name),
+                b']' => return (!name.is_empty()).then_some(name),
                 read if is_space(read) => return self.subsection(name, read),
                 read if is_key(read) || read == b'.' => name.push(read.to_ascii_lowercase()),
                 _ => return None,
@@ -276,6 +276,10 @@ mod tests {
             "[a]b=\"",
             "[a\nb=c",
             "b=c",
+            "[]\nb=c",
+            "[]",
+            "[ \"a\"]\nb=c",
+            "[.]\nb=c",
             "",
         ] {
             std::fs::write(&file, text).expect("writes");
