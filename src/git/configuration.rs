@@ -88,6 +88,10 @@ pub fn settings_in(text: &[u8]) -> Result<Vec<String>, usize> {
 
 /// The settings of one file, or the line from which on it is none.
 fn parse(text: &[u8]) -> Result<Vec<Setting>, usize> {
+    // What comes behind such a byte is seen by some of those who read and not by others.
+    if let Some(at) = text.iter().position(|byte| *byte == 0) {
+        return Err(1 + text[..at].iter().filter(|byte| **byte == b'\n').count());
+    }
     let mut reader = Reader { text: text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text), at: 0, line: 1 };
     reader.settings().ok_or(reader.line)
 }
@@ -285,6 +289,11 @@ mod tests {
             std::fs::write(&file, text).expect("writes");
             assert_eq!(parse(text.as_bytes()).ok(), by_git(&file), "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_file_with_a_byte_that_ends_texts_is_refused() {
+        assert_eq!(parse(b"[a]\nb=c\n[filter \"x\0y\"]\nclean = run\n"), Err(3));
     }
 
     #[test]
