@@ -1,30 +1,34 @@
 //! A flood of messages to one slug: what is beyond the bound of its mailbox is refused at once, nothing waits without an
 //! end, and the memory of the process stays as it was. A binary of its own, so that the memory is its own.
 
+#[allow(dead_code, reason = "of what every scenario stands on, one is here")]
+#[path = "it/harness.rs"]
+mod harness;
+#[path = "marked/mod.rs"]
+mod marked;
+#[allow(dead_code, reason = "of what is asked for, not all is asked for here")]
+#[path = "it/promises.rs"]
+mod promises;
+#[path = "replay/mod.rs"]
+mod replay;
 #[path = "scale/mod.rs"]
 mod scale;
 
-use std::path::Path;
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use slugline::actors::Handle;
-use slugline::actors::clock::Clock;
 use slugline::actors::faults::Faults;
-use slugline::actors::health::turning::Workers;
 use slugline::actors::slug::MAILBOX_LIMIT;
-use slugline::config::{Config, Flags};
 use slugline::metrics::spans;
 use slugline::model::ids::{Lane, Slug};
 use slugline::model::problem::{Problem, ProblemCode};
 use slugline::model::view::Work;
 use slugline::model::work_order::{Product, WorkRequest};
-use slugline::process::Runner;
-use slugline::runtime::{Daemon, Doors};
 
+use harness::Site;
 use scale::size;
 
 /// How long anything that has to happen may take.
@@ -146,42 +150,11 @@ fn memory(name: &str) -> u64 {
     kilobytes << 10
 }
 
-fn git(dir: &Path, args: &[&str]) {
-    let mut command = Command::new("git");
-    command.args(args).current_dir(dir).envs([
-        ("GIT_CONFIG_GLOBAL", "/dev/null"),
-        ("GIT_CONFIG_NOSYSTEM", "1"),
-        ("GIT_AUTHOR_NAME", "Test"),
-        ("GIT_AUTHOR_EMAIL", "test@localhost"),
-        ("GIT_COMMITTER_NAME", "Test"),
-        ("GIT_COMMITTER_EMAIL", "test@localhost"),
-    ]);
-    assert!(command.output().expect("git starts").status.success(), "git {args:?}");
-}
-
-fn repository(path: &Path) {
-    std::fs::create_dir_all(path.join("todos/fix")).expect("makes");
-    git(path, &["init", "--quiet", "--initial-branch", "main"]);
-    std::fs::write(path.join("todos/roadmap.yaml"), "- slug: fix\n").expect("writes");
-    std::fs::write(path.join("todos/fix/requirements.md"), "x\n").expect("writes");
-    git(path, &["add", "--all"]);
-    git(path, &["commit", "--quiet", "--message", "first"]);
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_flood_of_messages_to_one_slug_is_refused_beyond_its_bound_and_costs_no_memory() {
     let messages = usize::try_from(size("TEST_MESSAGES", [100_000, 1_000_000, 1_000_000])).expect("a number");
-    let dir = tempfile::tempdir().expect("temp dir");
-    let app = dir.path().canonicalize().expect("is there").join("app");
-    repository(&app);
-    let settings = vec![
-        ("listen", "127.0.0.1:0".to_owned()),
-        ("data_dir", dir.path().join("data").display().to_string()),
-        // The actor is held up on purpose; that the watchdog tells of it is tried elsewhere.
-        ("watchdog.stacks", "false".to_owned()),
-    ];
-    let flags = Flags { settings, repos: vec![app] };
-    let config = Config::load(&flags, &std::collections::BTreeMap::new(), None).expect("valid");
+    let site = Site::new();
+    let repo = site.app(&["fix"], "");
     let brake = Arc::<Brake>::default();
     let held = brake.clone();
     // The worker that is held gives everything else it has to do away first.
@@ -190,18 +163,10 @@ async fn a_flood_of_messages_to_one_slug_is_refused_beyond_its_bound_and_costs_n
             tokio::task::block_in_place(|| held.hit());
         }
     });
-    let doors = Doors {
-        runner: Runner::new(env!("CARGO_BIN_EXE_slugline").into()),
-        clock: Clock::system(),
-        faults,
-        workers: Workers::unwatched(),
-    };
-    let daemon = Daemon::build(&config, doors).await.expect("the daemon builds");
-    let handle = daemon.handle.clone();
-    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let serving = tokio::spawn(daemon.serve(async {
-        let _ = stopped.await;
-    }));
+    // The actor is held up on purpose; that the watchdog tells of it is tried elsewhere.
+    let house = site.start_with(&[&repo], &[("watchdog.stacks", "false")], faults).await;
+    let handle = house.handle.clone();
+    house.begun("fix").await;
     assert!(matches!(ask(&handle).await, Ok(Work::Done(_))));
     let before = memory("VmRSS");
 
@@ -245,6 +210,5 @@ async fn a_flood_of_messages_to_one_slug_is_refused_beyond_its_bound_and_costs_n
 
     // And then it is a slug as any other.
     assert!(matches!(ask(&handle).await, Ok(Work::Done(_))));
-    drop(stop);
-    serving.await.expect("the daemon ends without a panic");
+    house.stop_with_all_kept().await;
 }

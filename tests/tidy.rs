@@ -243,6 +243,39 @@ fn every_problem_is_expected_by_a_test() {
     assert!(!is_expected("no_such_problem"));
 }
 
+/// Scenarios in which something is broken, by their file.
+const BREAK: [&str; 10] = [
+    "crash",
+    "git_states",
+    "hostile",
+    "injection",
+    "locks",
+    "processes",
+    "remotes",
+    "shutdown",
+    "supervision",
+    "swaps",
+];
+
+/// The tests of a file that end without asking for the promises of `tests/it/promises.rs`.
+fn unasked(text: &str) -> Vec<&str> {
+    let asks =
+        |test: &&str| test.contains("_all_kept(") || test.contains("kept_after(") || test.contains("all_faults_in");
+    let named = |test: &'_ str| test.find("fn ").map_or(0, |at| at + 3);
+    tests_in(text)
+        .filter(|test| !asks(test))
+        .map(|test| test[named(test)..].split('(').next().unwrap_or(test))
+        .collect()
+}
+
+#[test]
+fn whatever_is_broken_all_promises_are_asked_for() {
+    for (file, text) in texts("tests/it").iter().filter(|(file, _)| BREAK.contains(&file.trim_end_matches(".rs"))) {
+        assert_eq!(unasked(text), Vec::<&str>::new(), "{file}");
+    }
+    assert_eq!(unasked("\n#[tokio::test]\nasync fn breaks() {\n    house.stop().await;\n}\n"), ["breaks"]);
+}
+
 /// The names of tests a page of ours gives, such as `worktree::what_is_…`.
 fn named_tests(page: &str) -> Vec<&str> {
     page.split('`').skip(1).step_by(2).filter(|name| name.contains("::") && !name.contains(' ')).collect()

@@ -3,10 +3,20 @@
 //! A daemon lives in a watched runtime of its own with two workers; a hook in its handlers and runs holds them up. These
 //! tests share two processors, so one runs at a time.
 
+#[allow(dead_code, reason = "of what every scenario stands on, one is here")]
+#[path = "it/harness.rs"]
+mod harness;
+#[path = "marked/mod.rs"]
+mod marked;
+#[allow(dead_code, reason = "of what is asked for, not all is asked for here")]
+#[path = "it/promises.rs"]
+mod promises;
+#[path = "replay/mod.rs"]
+mod replay;
 #[path = "scale/mod.rs"]
 mod scale;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,12 +28,12 @@ use slugline::actors::clock::Clock;
 use slugline::actors::faults::Faults;
 use slugline::actors::health::turning::Workers;
 use slugline::cli::client::Client;
-use slugline::config::{Config, Flags};
 use slugline::model::hang::{Culprit, HangReason, HangView};
 use slugline::process::Runner;
 use slugline::runtime::{Daemon, Doors};
 use tokio::runtime::Runtime;
 
+use harness::{Noting, Repo, Site};
 use scale::size;
 
 /// How long anything that has to happen may take.
@@ -104,38 +114,11 @@ impl Holdup {
 struct House {
     runtime: Option<Runtime>,
     handle: Handle,
-    client: Client,
+    client: Noting,
     holdup: Holdup,
-    dir: tempfile::TempDir,
+    site: Site,
     stop: Option<tokio::sync::oneshot::Sender<()>>,
     serving: Option<tokio::task::JoinHandle<slugline::runtime::End>>,
-}
-
-fn git(dir: &Path, args: &[&str]) {
-    let mut command = Command::new("git");
-    command.args(args).current_dir(dir).envs([
-        ("GIT_CONFIG_GLOBAL", "/dev/null"),
-        ("GIT_CONFIG_NOSYSTEM", "1"),
-        ("GIT_AUTHOR_NAME", "Test"),
-        ("GIT_AUTHOR_EMAIL", "test@localhost"),
-        ("GIT_COMMITTER_NAME", "Test"),
-        ("GIT_COMMITTER_EMAIL", "test@localhost"),
-    ]);
-    assert!(command.output().expect("git starts").status.success(), "git {args:?}");
-}
-
-fn repository(path: &Path, slugs: &[&str]) {
-    std::fs::create_dir_all(path).expect("makes");
-    git(path, &["init", "--quiet", "--initial-branch", "main"]);
-    std::fs::write(path.join(".slugline.toml"), "[prepare]\ncommand = \"true\"\n").expect("writes");
-    let roadmap: String = slugs.iter().map(|slug| format!("- slug: {slug}\n")).collect();
-    for slug in slugs {
-        std::fs::create_dir_all(path.join("todos").join(slug)).expect("makes");
-        std::fs::write(path.join("todos").join(slug).join("requirements.md"), "x\n").expect("writes");
-    }
-    std::fs::write(path.join("todos/roadmap.yaml"), roadmap).expect("writes");
-    git(path, &["add", "--all"]);
-    git(path, &["commit", "--quiet", "--message", "first"]);
 }
 
 impl House {
@@ -144,18 +127,10 @@ impl House {
         builder.enable_all().worker_threads(2);
         let workers = Workers::watch(&mut builder);
         let runtime = builder.build().expect("a runtime");
-        let dir = tempfile::tempdir().expect("temp dir");
-        let app = dir.path().canonicalize().expect("is there").join("app");
-        repository(&app, slugs);
-        let mut all = vec![
-            ("listen", "127.0.0.1:0".to_owned()),
-            ("data_dir", dir.path().join("data").display().to_string()),
-            ("watchdog.dump_every_ms", "0".to_owned()),
-            ("watchdog.dumps_max", "10000".to_owned()),
-        ];
-        all.extend(settings.iter().map(|&(key, value)| (key, value.to_owned())));
-        let flags = Flags { settings: all, repos: vec![app] };
-        let config = Config::load(&flags, &std::collections::BTreeMap::new(), None).expect("valid");
+        let site = Site::new();
+        let repo = site.app(&[slugs, &["beside"]].concat(), "[prepare]\ncommand = \"true\"\n");
+        let all = [&[("watchdog.dump_every_ms", "0"), ("watchdog.dumps_max", "10000")], settings].concat();
+        let config = site.config(&[&repo], &all);
         let holdup = Holdup::default();
         let doors = Doors {
             runner: Runner::new(PathBuf::from(env!("CARGO_BIN_EXE_slugline"))),
@@ -166,20 +141,24 @@ impl House {
         // Built where its workers are, and driven from outside of it: a client inside would stand still with it.
         let daemon = runtime.block_on(runtime.spawn(async move { Daemon::build(&config, doors).await }));
         let daemon = daemon.expect("no panic").expect("the daemon builds");
-        let token = std::fs::read_to_string(dir.path().join("data/token")).expect("token").trim().to_owned();
-        let client = Client::tcp(daemon.address, Some(token));
+        let token = std::fs::read_to_string(site.path("data/token")).expect("token").trim().to_owned();
+        let client = site.noting(Client::tcp(daemon.address, Some(token)));
         let handle = daemon.handle.clone();
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let serving = runtime.spawn(daemon.serve(async {
             let _ = stopped.await;
         }));
-        Self { runtime: Some(runtime), handle, client, holdup, dir, stop: Some(stop), serving: Some(serving) }
+        let house =
+            Self { runtime: Some(runtime), handle, client, holdup, site, stop: Some(stop), serving: Some(serving) };
+        // Somebody has begun and says nothing more; what it has stays through all of it.
+        house.work("beside", false);
+        house.site.promises.work_in(&house.site.worktree("beside"));
+        house
     }
 
     /// Asks from a runtime of its own.
     fn ask(&self, method: &str, path: &str, body: &Value) -> (u16, Value) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        let reply = runtime.block_on(async {
+        let reply = outside().block_on(async {
             match method {
                 "GET" => self.client.get(path).await,
                 _ => self.client.post(path, body).await,
@@ -196,7 +175,7 @@ impl House {
     }
 
     fn dumps(&self) -> Vec<HangView> {
-        slugline::actors::health::hangs::list(&self.dir.path().join("data/hangs")).expect("reads")
+        slugline::actors::health::hangs::list(&self.site.path("data/hangs")).expect("reads")
     }
 
     /// Every hang that was told lately, dumped or not.
@@ -206,13 +185,15 @@ impl House {
     }
 
     fn dump(&self, id: &str) -> Value {
-        let dir = self.dir.path().join("data/hangs");
+        let dir = self.site.path("data/hangs");
         slugline::actors::health::hangs::one(&dir, id).expect("reads").expect("is there")
     }
 
     /// Holds one or both workers up, once, and gives the dump that tells of it, and how long it really was.
     fn stall(&self, point: &'static str, slugs: &[&str], length: Duration, how: How) -> (Option<HangView>, Duration) {
         let before = self.told().into_iter().map(|hang| hang.id).collect::<Vec<_>>();
+        // What began before belongs to the stall before, however late it is told; measured from the last beat.
+        let since = self.handle.context().clock.now().plus_ms(-BEAT_MS);
         let together = (slugs.len() > 1).then(|| Arc::new(std::sync::Barrier::new(slugs.len())));
         let order = Order { point, length, how, together, left: slugs.len() };
         *self.holdup.order.lock().unwrap_or_else(PoisonError::into_inner) = Some(order);
@@ -233,7 +214,7 @@ impl House {
             hang.lasted_ms.is_some() && hang.culprits.iter().any(is_ours)
         };
         while begun.elapsed() < Duration::from_secs(4) {
-            let mut new = self.told().into_iter().filter(|hang| !before.contains(&hang.id));
+            let mut new = self.told().into_iter().filter(|hang| hang.at >= since && !before.contains(&hang.id));
             if let Some(hang) = new.find(blames) {
                 return (Some(hang), took);
             }
@@ -243,12 +224,23 @@ impl House {
     }
 }
 
+/// A runtime that is not the daemon's: a client inside of that would stand still with it.
+fn outside() -> Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
+}
+
 impl Drop for House {
     fn drop(&mut self) {
+        if !std::thread::panicking() {
+            outside().block_on(self.site.promises.kept_by(&self.client));
+        }
         drop(self.stop.take());
         if let (Some(runtime), Some(serving)) = (self.runtime.take(), self.serving.take()) {
             let _ = runtime.block_on(async { tokio::time::timeout(PATIENCE, serving).await });
             runtime.shutdown_timeout(Duration::from_secs(5));
+        }
+        if !std::thread::panicking() {
+            outside().block_on(self.site.promises.kept_after());
         }
     }
 }
@@ -332,6 +324,8 @@ impl Drop for Hogs {
     }
 }
 
+/// How often the lag is measured, in milliseconds.
+const BEAT_MS: i64 = 20;
 const STRICT: [(&str, &str); 2] = [("watchdog.lag_threshold_ms", "40"), ("watchdog.interval_ms", "20")];
 
 #[test]
@@ -372,12 +366,10 @@ fn stalls_are_seen_and_measured_while_others_take_all_processor_time() {
 fn a_hang_is_dumped_while_it_lasts_with_all_that_is_in_flight() {
     let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let house = House::start(&["fix", "slow"], &[]);
-    std::fs::write(
-        house.dir.path().join("app/.slugline.toml"),
-        "[prepare]\ncommand = \"while [ ! -e go-on ]; do sleep 0.05; done\"\n",
-    )
-    .expect("writes");
-    git(&house.dir.path().join("app"), &["commit", "--quiet", "--all", "--message", "slow"]);
+    let (app, go_on) = (Repo { path: house.site.path("app") }, house.site.path("go-on"));
+    let waits = format!("while [ ! -e {} ]; do sleep 0.05; done", go_on.display());
+    app.write(".slugline.toml", &format!("[prepare]\ncommand = \"{waits}\"\n"));
+    app.commit("slow");
     let (status, _) = house.ask("POST", "/todos/work", &json!({ "lane": "l", "slug": "slow", "wait_ms": 0 }));
     assert_eq!(status, 202);
     let begun = Instant::now();
@@ -448,7 +440,7 @@ fn a_hang_is_dumped_while_it_lasts_with_all_that_is_in_flight() {
     assert!(over["lasted_ms"].as_f64().is_some_and(|ms| (2_450.0..2_900.0).contains(&ms)), "{}", over["lasted_ms"]);
     let (_, listed) = house.ask("GET", "/hangs", &Value::Null);
     assert_eq!(listed[0]["id"], json!(id));
-    std::fs::write(house.dir.path().join("data/worktrees/app/slow/go-on"), "").expect("writes");
+    std::fs::write(go_on, "").expect("writes");
 }
 
 #[test]
@@ -493,37 +485,14 @@ fn nothing_is_ever_dumped_while_nothing_hangs() {
     assert!(samples > 50, "{samples} measurements within the last minute");
 }
 
-/// A process that does not outlive its test, however that ends.
-struct Spawned(Child);
-
-impl Drop for Spawned {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 #[test]
 fn a_process_that_is_stopped_charges_nobody_with_it() {
     let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    let dir = tempfile::tempdir().expect("temp dir");
-    let app = dir.path().canonicalize().expect("is there").join("app");
-    repository(&app, &["fix"]);
-    let data = dir.path().join("data");
-    let child = Command::new(env!("CARGO_BIN_EXE_slugline"))
-        .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
-        .arg(&data)
-        .arg("--repo")
-        .arg(&app)
-        .env("SLUGLINE_LOG_LEVEL", "warn")
-        .stdin(std::process::Stdio::null())
-        .stdout(std::process::Stdio::null())
-        .stderr(std::process::Stdio::null())
-        .current_dir(dir.path())
-        .spawn()
-        .expect("starts");
-    let child = Spawned(child);
-    let pid = rustix::process::Pid::from_child(&child.0);
+    let site = Site::new();
+    let repo = site.app(&["fix"], "");
+    let (data, outside) = (site.path("data"), outside());
+    let spawned = outside.block_on(site.spawn(&[&repo]));
+    let pid = rustix::process::Pid::from_child(&spawned.child);
     let begun = Instant::now();
     let waited = |what: &str| assert!(begun.elapsed() < PATIENCE, "waited for {what}");
     while !data.join("readiness.json").exists() {
@@ -537,11 +506,7 @@ fn a_process_that_is_stopped_charges_nobody_with_it() {
         std::thread::park_timeout(Duration::from_millis(300));
     }
     // Nor is it lateness.
-    let address = std::fs::read_to_string(data.join("address")).expect("reads").trim().parse().expect("an address");
-    let token = std::fs::read_to_string(data.join("token")).expect("reads").trim().to_owned();
-    let client = Client::tcp(address, Some(token));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let status = runtime.block_on(client.get("/status")).expect("answers").json();
+    let status = outside.block_on(spawned.client.get("/status")).expect("answers").json();
     assert!(status["lag_ms"]["max"].as_f64().is_some_and(|max| max < 600.0), "{}", status["lag_ms"]);
     // It still makes dumps when it is asked to, by signal.
     rustix::process::kill_process(pid, rustix::process::Signal::USR1).expect("asks");
@@ -554,6 +519,7 @@ fn a_process_that_is_stopped_charges_nobody_with_it() {
         std::thread::park_timeout(Duration::from_millis(20));
     };
     assert!(dumps.iter().all(|dump| dump.reason == HangReason::ByHand), "{dumps:?}");
+    outside.block_on(spawned.kill_with_all_kept());
 }
 
 /// Where a daemon that plays for another test tells that it lives.
@@ -577,6 +543,16 @@ fn plays_a_daemon_whose_runtime_stops_turning_when_asked() {
     wait("end");
 }
 
+/// A process that does not outlive its test, however that ends.
+struct Player(Child);
+
+impl Drop for Player {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 #[test]
 fn systemd_hears_nothing_of_a_daemon_whose_runtime_does_not_turn() {
     let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
@@ -592,7 +568,7 @@ fn systemd_hears_nothing_of_a_daemon_whose_runtime_does_not_turn() {
         .stderr(std::process::Stdio::null())
         .spawn()
         .expect("starts");
-    let mut child = Spawned(child);
+    let mut child = Player(child);
     let (mut pings, mut buffer, begun) = (Vec::new(), [0_u8; 256], Instant::now());
     let mut held_up = None;
     while !dir.path().join("over").exists()
@@ -610,7 +586,8 @@ fn systemd_hears_nothing_of_a_daemon_whose_runtime_does_not_turn() {
         }
     }
     std::fs::write(dir.path().join("end"), "").expect("writes");
-    let _ = child.0.wait();
+    let ended = child.0.wait().expect("can be waited for");
+    assert!(ended.success(), "the daemon that was held up did not keep its promises: {ended}");
     let said = std::fs::read_to_string(dir.path().join("over")).expect("reads");
     assert_eq!(said, "Some(AllWorkersStuck)");
     let before: Vec<Duration> = pings[..10].windows(2).map(|two| two[1] - two[0]).collect();

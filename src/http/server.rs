@@ -26,7 +26,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpSocket, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
@@ -86,6 +86,8 @@ const NO_PAGE: &str = "default-src 'none'; frame-ancestors 'none'";
 const TARGET_BYTES_MAX: usize = 8 * 1024;
 /// How long a connection is left alone, however many come behind it: enough for a head on its way.
 const STRANGER_TIME: Duration = Duration::from_secs(1);
+/// Connections that may wait to be accepted; the system has a bound of its own, which is lower.
+const BACKLOG: u32 = 65_535;
 /// How long accepting pauses when the system has no descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -167,7 +169,7 @@ impl Server {
         limits: Limits,
         on: InFlight<RequestOn>,
     ) -> anyhow::Result<Self> {
-        let tcp = TcpListener::bind(listen).await.map_err(|error| {
+        let tcp = bind_tcp(listen).map_err(|error| {
             anyhow::anyhow!(
                 "cannot listen on {listen}: {error}; is another daemon running? choose another with --listen"
             )
@@ -257,6 +259,15 @@ async fn accept_unix(listener: Option<&UnixListener>) -> io::Result<UnixStream> 
         Some(listener) => listener.accept().await.map(|(stream, _)| stream),
         None => std::future::pending().await,
     }
+}
+
+/// A port with as long a queue as the system gives: whoever finds it full comes again after a second at the earliest.
+fn bind_tcp(listen: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if listen.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // A daemon that comes back has its port again although connections of the one before are still ending.
+    socket.set_reuseaddr(true)?;
+    socket.bind(listen)?;
+    socket.listen(BACKLOG)
 }
 
 /// A socket for this user alone. One that a dead daemon left is replaced; one that somebody answers on is not.

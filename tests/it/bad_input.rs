@@ -211,7 +211,7 @@ async fn is_unusable(site: &Site, unusable: Unusable) {
     );
     let config = Config::load(&Flags::default(), &BTreeMap::new(), Some((&site.path("slugline.toml"), &text)))
         .expect("the test's configuration is valid");
-    let house = House::start(config, Faults::default()).await;
+    let house = House::start(config, Faults::default(), 0, site.promises.clone()).await;
     let before = listing(site.dir.path());
     for body in
         [json!({ "lane": "builder", "slug": "fix", "repo": "bad" }), json!({ "lane": "builder", "repo": "bad" })]

@@ -16,7 +16,6 @@ use slugline::model::todo::{Asker, TodoState};
 use slugline::store::{Store, Write};
 
 use crate::harness::{House, PATIENCE, Repo, Site, order, problem, until, write};
-use crate::promises::Promises;
 use crate::scale::{Dice, seed, size};
 
 /// Ten years in milliseconds.
@@ -169,7 +168,7 @@ async fn expired_work_is_offered_again_by_itself_with_a_new_token_also_to_the_sa
     assert_eq!(todo(&house, "one").await["attempts"], 1, "an expiry counts as an attempt");
     assert_eq!(token(&claim(&house, "builder", "a").await), 2);
     assert_eq!(log(&house, "one").await, ["claim.granted 1", "claim.expired 1", "claim.granted 2"]);
-    house.stop().await;
+    house.stop_with_all_kept().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -186,7 +185,7 @@ async fn neither_sleep_nor_steps_of_the_clock_end_a_lease_or_keep_a_dead_one() {
     }
     house.awake_ms.fetch_add(LEASE_MS, Ordering::SeqCst);
     assert_eq!(crate::claims::token(&claim(&house, "builder", "b").await), 2, "a dead lease ends all the same");
-    house.stop().await;
+    house.stop_with_all_kept().await;
 }
 
 /// Where the wall clock may be set to: back to the beginning, years and hours to and fro, a second back again and again.
@@ -213,7 +212,6 @@ async fn however_the_wall_clock_jumps_who_beats_keeps_its_claim_and_who_is_silen
         ("breaker.failures", "1000"),
     ];
     let house = site.start_with(&[&repo], &settings, Faults::default()).await;
-    let promises = Promises::of(&site);
     let beating = token(&claim_slug(&house, "beats", "heron").await);
     let mut silent = token(&claim_slug(&house, "silent", "w0").await);
     let (mut dice, mut left) = (Dice(seed(Some(7))), PARTS);
@@ -227,14 +225,11 @@ async fn however_the_wall_clock_jumps_who_beats_keeps_its_claim_and_who_is_silen
         if left > 0 {
             problem(&next, 409, "already_claimed");
         } else {
-            promises.told(&next);
             assert_eq!(token(&next), silent + 1, "a dead lease ends all the same");
             (silent, left) = (silent + 1, PARTS);
         }
     }
-    promises.kept_so_far(&house.client).await;
-    house.stop().await;
-    promises.kept_after().await;
+    house.stop_with_all_kept().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -253,7 +248,7 @@ async fn a_restart_neither_ends_leases_nor_makes_them_whole_again() {
     assert_eq!((&held["claim"]["token"], &held["claim"]["guard"]), (&json!(1), &json!("duplicate_claim_guard")));
     house.awake_ms.fetch_add(60_000, Ordering::SeqCst);
     assert_eq!(crate::claims::token(&claim(&house, "builder", "b").await), 2);
-    house.stop().await;
+    house.stop_with_all_kept().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -410,7 +405,7 @@ async fn a_late_result_changes_nothing_names_the_holder_and_is_parked() {
     let parked = shown["parked"].as_array().expect("parked");
     assert_eq!(parked.len(), 2);
     assert_eq!(parked[1]["result"]["summary"], "two hours of work");
-    house.stop().await;
+    house.stop_with_all_kept().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -659,7 +654,7 @@ async fn a_write_the_ledger_refuses_is_told_and_the_next_call_goes_on_from_what_
     })
     .await;
     assert_eq!(log(&house, "one").await, ["claim.granted 42"], "nothing of what was refused is there");
-    house.stop().await;
+    house.stop_with_all_kept().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -780,7 +775,7 @@ async fn no_answer_leaves_before_everything_it_rests_on_is_on_disk() {
     assert!(matches!(first.await.expect("no panic"), Claimed::Granted { repeated: false, .. }));
     assert!(matches!(again.await.expect("no panic"), Claimed::Granted { repeated: true, .. }));
     assert!(matches!(other.await.expect("no panic"), Claimed::Held(_)));
-    house.stop().await;
+    house.stop_with_all_kept().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -800,5 +795,5 @@ async fn a_wait_after_a_failure_goes_on_across_restarts_from_where_it_was() {
     assert!(waits["retry_after_ms"].as_u64().is_some_and(|ms| ms <= 1_000), "{waits}");
     house.awake_ms.fetch_add(1_000, Ordering::SeqCst);
     assert_eq!(crate::claims::token(&claim(&house, "builder", "a").await), 2);
-    house.stop().await;
+    house.stop_with_all_kept().await;
 }

@@ -350,9 +350,9 @@ async fn who_sends_slowly_is_closed_and_keeps_nobody_out() {
     });
     let slow: Vec<_> = heads.chain(bodies).map(|half| tokio::spawn(dawdle(address, half))).collect();
     let beside = healthy(100).await;
-    let made =
-        post(&daemon.client, "/todos/work", &json!({ "lane": "builder", "slug": "fix", "wait_ms": 45_000 })).await;
-    order(&made);
+    let body = json!({ "lane": "builder", "slug": "fix", "wait_ms": 45_000 });
+    order(&daemon.client.post("/todos/work", &body).await.expect("answers"));
+    site.promises.work_in(&site.worktree("fix"));
     let mut longest = Duration::ZERO;
     for one in slow {
         longest = longest.max(one.await.expect("is closed"));
@@ -360,6 +360,7 @@ async fn who_sends_slowly_is_closed_and_keeps_nobody_out() {
     println!("{count} of each: p99 {alone:?} alone, {beside:?} beside them; the last was closed after {longest:?}");
     assert!(longest < Duration::from_secs(30), "{longest:?}");
     healthy(10).await;
+    daemon.kill_with_all_kept().await;
 }
 
 /// Asks once more on a connection that stays open, and says the first line of the answer.
@@ -383,7 +384,8 @@ async fn strangers_make_room_for_whoever_comes_and_who_is_known_keeps_its_place(
     let site = Site::new();
     // Nobody is closed because of the time it takes.
     let limits = [("http.connections_max", "16"), ("http.head_ms", "600000"), ("http.body_ms", "600000")];
-    let house = site.start_with(&[&site.app(&[], "")], &limits, Faults::default()).await;
+    let house = site.start_with(&[&site.app(&["fix"], "")], &limits, Faults::default()).await;
+    house.begun("fix").await;
     let mut known = TcpStream::connect(house.address).await.expect("connects");
     assert_eq!(ask_on(&mut known, &house).await, "http/1.1 200 ok");
     let mut strangers = Vec::new();
@@ -407,7 +409,7 @@ async fn strangers_make_room_for_whoever_comes_and_who_is_known_keeps_its_place(
     }
     assert_eq!(ask_on(&mut known, &house).await, "http/1.1 200 ok");
     drop(strangers);
-    house.stop().await;
+    house.stop_with_all_kept().await;
 }
 
 /// A daemon that may have so many files open.
@@ -423,7 +425,7 @@ async fn with_files(site: &Site, repo: &Repo, files: u64) -> Spawned {
         std::fs::read_to_string(data.join("address")).ok()?.trim().parse().ok()
     });
     let client = Client::tcp(address.await, Some(token_in(&data)));
-    Spawned { child, client }
+    Spawned { child, client: site.noting(client) }
 }
 
 fn token_in(data: &Path) -> String {
@@ -453,13 +455,14 @@ async fn whoever_takes_all_connections_leaves_files_for_store_and_git() {
         (files >= 100).then_some(())
     })
     .await;
-    let reply =
-        post(&daemon.client, "/todos/work", &json!({ "lane": "builder", "slug": "fix", "wait_ms": 45_000 })).await;
-    order(&reply);
+    let body = json!({ "lane": "builder", "slug": "fix", "wait_ms": 45_000 });
+    order(&daemon.client.post("/todos/work", &body).await.expect("answers"));
+    site.promises.work_in(&site.worktree("fix"));
     assert!(site.worktree("fix").join("made.txt").exists());
     let warned = std::fs::read_to_string(site.path("daemon.log")).expect("log");
     assert!(warned.contains("fewer open files") && !warned.contains("could not be accepted"), "{warned}");
     crowd.abort();
+    daemon.kill_with_all_kept().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -209,5 +209,5 @@ async fn a_clock_that_goes_back_changes_no_id_and_no_order() {
     let texts: Vec<&str> =
         events.as_array().expect("a list").iter().filter_map(|event| event["text"].as_str()).collect();
     assert_eq!(texts, ["0", "1", "2", "3"]);
-    house.stop().await;
+    house.stop_with_all_kept().await;
 }

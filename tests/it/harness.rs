@@ -21,6 +21,9 @@ use slugline::runtime::{Daemon, Doors, End};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use crate::promises::Promises;
+use crate::replay::Log;
+
 /// How long anything a test waits for may take; a slow machine gets there, a hang does not.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -117,14 +120,17 @@ pub fn git(dir: &Path, args: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
-/// A temporary directory for repositories and a daemon's data.
+/// A temporary directory for repositories and a daemon's data, with the book of what its daemons promise.
 pub struct Site {
     pub dir: tempfile::TempDir,
+    pub promises: Arc<Promises>,
 }
 
 impl Site {
     pub fn new() -> Self {
-        Self { dir: tempfile::tempdir().expect("temp dir") }
+        let dir = tempfile::tempdir().expect("temp dir");
+        let promises = Promises::of(&dir.path().canonicalize().expect("is there").join("data"));
+        Self { dir, promises: Arc::new(promises) }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -153,12 +159,23 @@ impl Site {
 
     /// A daemon in this process on these repositories.
     pub async fn start(&self, repos: &[&Repo]) -> House {
-        House::start(self.config(repos, &[]), Faults::default()).await
+        self.start_with(repos, &[], Faults::default()).await
     }
 
     /// The same, with settings of its own and faults at named points.
     pub async fn start_with(&self, repos: &[&Repo], extra: &[(&'static str, &str)], faults: Faults) -> House {
-        House::start(self.config(repos, extra), faults).await
+        self.start_at(repos, extra, faults, 0).await
+    }
+
+    /// The same with a wall clock that is ahead by so many milliseconds from the first moment.
+    pub async fn start_at(
+        &self,
+        repos: &[&Repo],
+        extra: &[(&'static str, &str)],
+        faults: Faults,
+        ahead_ms: i64,
+    ) -> House {
+        House::start(self.config(repos, extra), faults, ahead_ms, self.promises.clone()).await
     }
 
     /// A daemon in this process with a configuration file of its own.
@@ -168,7 +185,8 @@ impl Site {
         let flags = Flags { settings, repos: repos.iter().map(|repo| repo.path.clone()).collect() };
         let path = self.path("slugline.toml");
         let config = Config::load(&flags, &std::collections::BTreeMap::new(), Some((&path, file)));
-        House::start(config.expect("the test's configuration is valid"), Faults::default()).await
+        let config = config.expect("the test's configuration is valid");
+        House::start(config, Faults::default(), 0, self.promises.clone()).await
     }
 
     /// A daemon in a process of its own, to be killed.
@@ -224,14 +242,57 @@ impl Site {
         .await?;
         let child = spawned.into_inner();
         let token = std::fs::read_to_string(data.join("token")).expect("token").trim().to_owned();
-        Ok(Spawned { child, client: Client::tcp(address, Some(token)) })
+        Ok(Spawned { child, client: self.noting(Client::tcp(address, Some(token))) })
+    }
+
+    /// A client of a daemon of this site.
+    pub fn noting(&self, client: Client) -> Noting {
+        Noting { client, promises: self.promises.clone() }
+    }
+}
+
+/// A client whose answers are noted in the book of promises.
+#[derive(Clone)]
+pub struct Noting {
+    client: Client,
+    promises: Arc<Promises>,
+}
+
+impl Noting {
+    pub async fn post(&self, path: &str, body: &Value) -> anyhow::Result<Reply> {
+        let reply = self.client.post(path, body).await?;
+        self.promises.told(&reply);
+        Ok(reply)
+    }
+
+    pub async fn send(
+        &self,
+        method: hyper::Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: bytes::Bytes,
+    ) -> anyhow::Result<Reply> {
+        let changes = method == hyper::Method::POST;
+        let reply = self.client.send(method, path, headers, body).await?;
+        if changes {
+            self.promises.told(&reply);
+        }
+        Ok(reply)
+    }
+}
+
+impl std::ops::Deref for Noting {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
     }
 }
 
 /// A daemon in a process of its own. Killed when dropped.
 pub struct Spawned {
     pub child: Child,
-    pub client: Client,
+    pub client: Noting,
 }
 
 impl Spawned {
@@ -239,6 +300,14 @@ impl Spawned {
     pub fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+
+    /// The end of a test that broke something: whatever it was, all promises are kept.
+    pub async fn kill_with_all_kept(mut self) -> Log {
+        let promises = self.client.promises.clone();
+        promises.kept_by(&self.client).await;
+        self.kill();
+        promises.kept_after().await
     }
 }
 
@@ -250,7 +319,8 @@ impl Drop for Spawned {
 
 /// A daemon in this process.
 pub struct House {
-    pub client: Client,
+    promises: Arc<Promises>,
+    pub client: Noting,
     pub handle: Handle,
     pub address: std::net::SocketAddr,
     pub token: String,
@@ -263,12 +333,7 @@ pub struct House {
 }
 
 impl House {
-    pub async fn start(config: Config, faults: Faults) -> Self {
-        Self::start_at(config, faults, 0).await
-    }
-
-    /// The same with a wall clock that is ahead by so many milliseconds from the first moment.
-    pub async fn start_at(config: Config, faults: Faults, ahead_ms: i64) -> Self {
+    pub async fn start(config: Config, faults: Faults, ahead_ms: i64, promises: Arc<Promises>) -> Self {
         let (wall_ms, awake_ms) = (Arc::new(AtomicI64::new(ahead_ms)), Arc::new(AtomicI64::new(0)));
         let (wall, awake, system, born) = (wall_ms.clone(), awake_ms.clone(), Clock::system(), Instant::now());
         let clock = Clock::of(
@@ -284,20 +349,30 @@ impl House {
         let serving = tokio::spawn(daemon.serve(async {
             let _ = stopped.await;
         }));
-        let client = Client::tcp(address, Some(token.clone()));
-        Self { client, handle, address, token, wall_ms, awake_ms, stop: Some(stop), serving }
+        let client = Noting { client: Client::tcp(address, Some(token.clone())), promises: promises.clone() };
+        Self { promises, client, handle, address, token, wall_ms, awake_ms, stop: Some(stop), serving }
     }
 
-    /// Stops in order and waits for the end.
+    /// Stops in order and waits for the end. What holds of what a daemon leaves behind is asked for every time.
     pub async fn stop(mut self) -> End {
         drop(self.stop.take());
-        (&mut self.serving).await.expect("the daemon ends without a panic")
+        let end = (&mut self.serving).await.expect("the daemon ends without a panic");
+        self.promises.kept_after().await;
+        end
     }
 
-    /// Waits for an end nobody asked for.
+    /// The end of a test that broke something: whatever it was, all promises are kept.
+    pub async fn stop_with_all_kept(self) -> End {
+        self.promises.kept_by(&self.client).await;
+        self.stop().await
+    }
+
+    /// Waits for an end nobody asked for; what holds of what a daemon leaves behind holds then, too.
     pub async fn end(mut self) -> End {
         let ended = tokio::time::timeout(PATIENCE, &mut self.serving).await.expect("the daemon ends in time");
-        ended.expect("the daemon ends without a panic")
+        let end = ended.expect("the daemon ends without a panic");
+        self.promises.kept_after().await;
+        end
     }
 
     /// One work call with its body.
@@ -308,6 +383,12 @@ impl House {
     /// A work call for a slug by lane `builder` that has to end in a WorkOrder.
     pub async fn order(&self, slug: &str) -> Value {
         order(&self.work(json!({ "lane": "builder", "slug": slug, "wait_ms": 45_000 })).await)
+    }
+
+    /// A worker has a todo and has begun: a commit and an edit that have to stay, whatever happens.
+    pub async fn begun(&self, slug: &str) {
+        let order = self.order(slug).await;
+        self.promises.work_in(Path::new(order["worktree"]["path"].as_str().expect("a path")));
     }
 
     /// The state of one operation.

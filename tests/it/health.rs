@@ -122,7 +122,7 @@ async fn a_job_that_runs_is_listed_as_a_run_lock_with_owner_elapsed_and_budget()
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_cannot_be_ended_stays_in_sight_until_it_is_gone_and_runs_no_second_time() {
     let (site, gate) = (Site::new(), Gate::default());
-    let repo = site.app(&[], "");
+    let repo = site.app(&["beside"], "");
     let settings = [
         ("jobs.dump_retention_budget_ms", "50"),
         ("jobs.dump_retention_every_ms", "100"),
@@ -133,6 +133,7 @@ async fn a_job_that_cannot_be_ended_stays_in_sight_until_it_is_gone_and_runs_no_
         ("readiness.min_span_ms", "0"),
     ];
     let house = site.start_with(&[&repo], &settings, gate.at("job.aside")).await;
+    house.begun("beside").await;
     // Far beyond three budgets: over it, told to end, and still there.
     let hung = until("the job to be told to end", || async {
         Some(job(&house, "dump_retention").await).filter(|job| job["running"]["hung"] == true && job["hung"] == 1)
@@ -161,13 +162,13 @@ async fn a_job_that_cannot_be_ended_stays_in_sight_until_it_is_gone_and_runs_no_
     })
     .await;
     comes_to(&house, "GO").await;
-    house.stop().await;
+    house.stop_with_all_kept().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_hangs_is_ended_and_counted_and_one_that_dies_or_fails_is_run_again() {
     let site = Site::new();
-    let repo = site.app(&[], "");
+    let repo = site.app(&["beside"], "");
     let order = Arc::new(Mutex::new(vec![Injected::Error, Injected::Panic, Injected::Hang]));
     let faults = Faults::in_handlers(move |kind, name, _| match (kind, name) {
         ("job", "ledger_upkeep") => {
@@ -177,6 +178,7 @@ async fn a_job_that_hangs_is_ended_and_counted_and_one_that_dies_or_fails_is_run
     });
     let settings = [("jobs.ledger_upkeep_every_ms", "100"), ("jobs.ledger_upkeep_budget_ms", "100")];
     let house = site.start_with(&[&repo], &settings, faults).await;
+    house.begun("beside").await;
     let mut ear = Ear::at(&house, "?types=job.updated", None).await;
     for (result, words) in
         [("hung", "did not end within 200 ms"), ("failed", "panic"), ("failed", "made to fail"), ("ok", "bytes")]
@@ -199,7 +201,7 @@ async fn a_job_that_hangs_is_ended_and_counted_and_one_that_dies_or_fails_is_run
     ear.hear("it to be well again", |heard| is_well(&heard.data)).await;
     let view = job(&house, "ledger_upkeep").await;
     assert_eq!((&view["hung"], &view["failures_in_a_row"]), (&json!(1), &json!(0)));
-    house.stop().await;
+    house.stop_with_all_kept().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -260,7 +262,7 @@ async fn self_heal_clears_what_the_dead_left_and_its_summary_lists_the_running_l
     );
     cleared |= std::fs::metadata(dir.join("fetch.lock")).expect("is there").len() == 0;
     assert!(cleared, "{summary}");
-    house.stop().await;
+    house.stop_with_all_kept().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -358,7 +360,7 @@ async fn a_single_bad_sighting_never_makes_no_go() {
     ear.hear("the recovery", |heard| heard.data["job"] == "lease_sweep" && heard.data["data"]["result"] == "ok").await;
     assert!(!ear.heard_before(|heard| heard.kind == "readiness.changed"), "one failure changed the verdict");
     assert_eq!(get(&house, "/readiness").await["verdict"], "GO");
-    house.stop().await;
+    house.stop_with_all_kept().await;
 }
 
 /// The stored readiness, with its stamp moved.
@@ -412,7 +414,7 @@ async fn a_stored_no_go_blocks_only_while_it_is_fresh_and_live_evidence_wins() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kill_while_readiness_is_written_leaves_it_whole_or_as_it_was() {
     let site = Site::new();
-    let repo = site.app(&[], "");
+    let repo = site.app(&["fix"], "");
     let config = site.path("slugline.toml");
     write(&config, "[jobs]\nreadiness_every_ms = 10\n[readiness]\nmin_span_ms = 0\n");
     let file = site.path("data/readiness.json");
@@ -444,13 +446,13 @@ async fn a_kill_while_readiness_is_written_leaves_it_whole_or_as_it_was() {
         }
     }
     assert!(wholes > 0, "it was never stored ({met} times just being written)");
-    let mut spawned = site.spawn_with(&[&repo], &[("SLUGLINE_CONFIG", config)]).await;
+    let spawned = site.spawn_with(&[&repo], &[("SLUGLINE_CONFIG", config)]).await;
     until("GO", || async {
         let readiness = spawned.client.get("/readiness").await.expect("answers").json();
         (readiness["verdict"] == "GO").then_some(())
     })
     .await;
-    spawned.kill();
+    spawned.kill_with_all_kept().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -459,7 +461,7 @@ async fn a_critical_incident_of_long_ago_is_recovering_and_does_not_block() {
     let repo = site.app(&[], "");
     let full = quick(&[("readiness.disk_free_min_bytes", "9000000000000000000")]);
     // Fifty minutes ago.
-    let house = House::start_at(site.config(&[&repo], &full), Faults::default(), -50 * 60_000).await;
+    let house = site.start_at(&[&repo], &full, Faults::default(), -50 * 60_000).await;
     let opened = until("the incident", || async { incident(&house, "disk").await }).await;
     assert_eq!((&opened["severity"], &opened["state"]), (&json!("critical"), &json!("open")));
     assert_eq!(opened["history"].as_array().map(Vec::len), Some(1));
@@ -468,7 +470,7 @@ async fn a_critical_incident_of_long_ago_is_recovering_and_does_not_block() {
     house.stop().await;
     let idle = [("jobs.readiness_every_ms", "0")];
     let moment = -50 * 60_000;
-    let house = House::start_at(site.config(&[&repo], &idle), Faults::default(), moment).await;
+    let house = site.start_at(&[&repo], &idle, Faults::default(), moment).await;
     assert_eq!(incident(&house, "disk").await.expect("is kept")["state"], "open", "seen a moment ago");
     house.stop().await;
     let house = site.start_with(&[&repo], &idle, Faults::default()).await;
@@ -525,12 +527,13 @@ async fn a_lane_that_pauses_itself_is_an_incident_with_its_remediation_until_it_
 #[tokio::test(flavor = "multi_thread")]
 async fn an_actor_that_is_given_up_turns_readiness_and_is_an_incident() {
     let site = Site::new();
-    let repo = site.app(&["fix"], "");
+    let repo = site.app(&["fix", "beside"], "");
     let faults = Faults::in_handlers(|kind, _, message| match (kind, message) {
         ("inventory", "tick") => Injected::Error,
         _ => Injected::Nothing,
     });
     let house = site.start_with(&[&repo], &quick(&[]), faults).await;
+    house.begun("beside").await;
     let view = until("the inventory to be given up", || async {
         let views = get(&house, "/actors").await;
         views.as_array()?.iter().find(|view| view["kind"] == "inventory" && view["state"] == "given_up").cloned()
@@ -551,7 +554,7 @@ async fn an_actor_that_is_given_up_turns_readiness_and_is_an_incident() {
     let opened = until("the incident", || async { incident(&house, "actor:inventory:app").await }).await;
     assert_eq!((&opened["severity"], &opened["links"]["actor"]), (&json!("critical"), &json!("inventory:app")));
     house.order("fix").await;
-    house.stop().await;
+    house.stop_with_all_kept().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -583,7 +586,7 @@ async fn a_slugs_actor_that_was_given_up_turns_readiness_for_its_minute_and_is_f
     .await;
     comes_to(&house, "GO").await;
     house.order("fix").await;
-    house.stop().await;
+    house.stop_with_all_kept().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -599,6 +602,7 @@ async fn giving_up_what_the_daemon_cannot_do_without_ends_it_after_a_dump() {
     let dump = slugline::actors::health::hangs::one(&hangs, &dumps[0].id).expect("reads").expect("is there");
     assert_eq!(dump["note"], "sessions was given up");
     assert_eq!(dump["in_flight"]["actors_down"][0]["actor"], "sessions");
+    site.start(&[&repo]).await.stop_with_all_kept().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -614,12 +618,13 @@ async fn a_root_that_dies_ends_the_daemon() {
     });
     let house = site.start_with(&[&repo], &[("jobs.session_liveness_every_ms", "20")], faults).await;
     assert_eq!(house.end().await, End::Meltdown("root".to_owned()));
+    site.start(&[&repo]).await.stop_with_all_kept().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_handler_that_holds_its_thread_is_shown_as_hung_and_replaced_only_when_it_lets_go() {
     let (site, gate) = (Site::new(), Gate::default());
-    let repo = site.app(&["fix", "other"], "");
+    let repo = site.app(&["fix", "beside"], "");
     let held = Arc::new(AtomicBool::new(false));
     let (hold, at) = (gate.clone(), held.clone());
     let faults = Faults::at_points(move |point| {
@@ -629,6 +634,7 @@ async fn a_handler_that_holds_its_thread_is_shown_as_hung_and_replaced_only_when
     });
     let settings = quick(&[("watchdog.handler_timeout_ms", "1000")]);
     let house = site.start_with(&[&repo], &settings, faults).await;
+    house.begun("beside").await;
     let view = |state: &'static str| {
         let house = &house;
         until(state, move || async move {
@@ -653,7 +659,7 @@ async fn a_handler_that_holds_its_thread_is_shown_as_hung_and_replaced_only_when
     gate.open();
     let back = view("running").await;
     assert_eq!((&back["restarts"], &back["reasons"][0]["reason"]), (&json!(1), &json!("hang")));
-    house.stop().await;
+    house.stop_with_all_kept().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -70,7 +70,7 @@ async fn nothing_planted_runs_through_create_merge_rebase_recreate_relink_or_att
     for mode in ["merge", "rebase", "ff-only"] {
         let site = Site::new();
         let gate = "[[gates]]\nname = \"g\"\ncommand = \"true\"\n";
-        let repo = site.app(&["fix", "old"], &format!("[sync]\nmain = \"{mode}\"\n{gate}"));
+        let repo = site.app(&["fix", "old", "beside"], &format!("[sync]\nmain = \"{mode}\"\n{gate}"));
         repo.write(".gitattributes", "*.txt filter=evil merge=evil diff=evil\n*.md filter=evil2 merge=evil2\n");
         repo.write("a.txt", "a\n");
         repo.commit("attributes");
@@ -83,8 +83,9 @@ async fn nothing_planted_runs_through_create_merge_rebase_recreate_relink_or_att
         let moved = repo.git(&["commit-tree", "HEAD^{tree}", "-p", "HEAD", "-m", "base moves"]);
         repo.write("b.txt", "b\n");
         repo.commit("another");
-        plant(&repo, &canary);
         let house = site.start(&[&repo]).await;
+        house.begun("beside").await;
+        plant(&repo, &canary);
         let created = house.order("fix").await;
         assert_eq!(phase(&created, "worktree"), "run/created");
         assert_eq!(phase(&house.order("old").await, "worktree"), "run/attached");
@@ -107,7 +108,7 @@ async fn nothing_planted_runs_through_create_merge_rebase_recreate_relink_or_att
         // Lists, asks git where only git can tell, and removes what may be removed.
         write(&site.worktree("old").join("d.txt"), "d\n");
         let list = house.client.get("/worktrees?wait_ms=20000").await.expect("answers").json();
-        assert_eq!(list.as_array().map(Vec::len), Some(4), "{list}");
+        assert_eq!(list.as_array().map(Vec::len), Some(5), "{list}");
         house.client.get("/worktrees/app/old").await.expect("answers");
         plant_in_worktree(&repo, "apart", &outside);
         let removed = house.client.delete("/worktrees/app/apart").await.expect("answers");
@@ -118,7 +119,7 @@ async fn nothing_planted_runs_through_create_merge_rebase_recreate_relink_or_att
         let left: Vec<_> =
             std::fs::read_dir(&outside).expect("lists").flatten().map(|entry| entry.file_name()).collect();
         assert_eq!(left, ["precious.txt"], "{mode}: something was written outside");
-        house.stop().await;
+        house.stop_with_all_kept().await;
     }
 }
 
@@ -131,8 +132,9 @@ fn hermetic(dir: &Path, args: &[&str]) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_brief_behind_a_planted_link_is_not_written_through_it() {
     let site = Site::new();
-    let repo = site.app(&["fix"], "[sync]\nmain = \"off\"\n");
+    let repo = site.app(&["fix", "beside"], "[sync]\nmain = \"off\"\n");
     let house = site.start(&[&repo]).await;
+    house.begun("beside").await;
     house.order("fix").await;
     let (brief, outside) = (site.worktree("fix").join("todos/fix"), site.path("outside"));
     std::fs::create_dir_all(&outside).expect("makes");
@@ -142,26 +144,28 @@ async fn a_brief_behind_a_planted_link_is_not_written_through_it() {
     repo.commit("edit");
     assert_eq!(phase(&house.order("fix").await, "sync_todo"), "run/kept_local");
     assert_eq!(std::fs::read_dir(outside).expect("reads").count(), 0);
-    house.stop().await;
+    house.stop_with_all_kept().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worktree_whose_link_was_bent_elsewhere_is_refused() {
     let site = Site::new();
-    let (repo, other) = (site.app(&["fix"], ""), Repo::with(site.path("other"), &[], ""));
+    let (repo, other) = (site.app(&["fix", "beside"], ""), Repo::with(site.path("other"), &[], ""));
     let house = site.start(&[&repo]).await;
+    house.begun("beside").await;
     house.order("fix").await;
     write(&site.worktree("fix").join(".git"), &format!("gitdir: {}/.git\n", other.path.display()));
     let reply = house.work(json!({ "lane": "builder", "slug": "fix", "wait_ms": 45_000 })).await;
     problem(&reply, 423, "worktree_foreign");
-    house.stop().await;
+    house.stop_with_all_kept().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_submodule_with_a_configuration_of_its_own_runs_nothing_when_its_worktree_is_looked_at() {
     let site = Site::new();
-    let repo = site.app(&["fix"], "");
+    let repo = site.app(&["fix", "beside"], "");
     let house = site.start(&[&repo]).await;
+    house.begun("beside").await;
     house.order("fix").await;
     let (worktree, canary, program) = (site.worktree("fix"), site.path("canary"), site.path("planted.sh"));
     executable(&program, &format!("#!/bin/sh\necho $0 >> {}\n", canary.display()));
@@ -182,14 +186,15 @@ async fn a_submodule_with_a_configuration_of_its_own_runs_nothing_when_its_workt
     let refused = house.client.delete("/worktrees/app/fix").await.expect("answers");
     assert_eq!(refused.status, 409, "{}", refused.text());
     assert!(refused.text().contains("submodule") && !canary.exists(), "{}", refused.text());
-    house.stop().await;
+    house.stop_with_all_kept().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn git_writes_through_no_link_that_somebody_put_where_it_writes() {
     let site = Site::new();
-    let repo = site.app(&["fix"], "");
+    let repo = site.app(&["fix", "beside"], "");
     let house = site.start(&[&repo]).await;
+    house.begun("beside").await;
     house.order("fix").await;
     let (outside, common) = (site.path("outside"), repo.path.join(".git"));
     write(&outside.join("file"), "mine\n");
@@ -221,17 +226,18 @@ async fn git_writes_through_no_link_that_somebody_put_where_it_writes() {
         }
         assert_eq!(phase(&house.order("fix").await, "sync_main"), "run/behind", "{at}");
     }
-    house.stop().await;
+    house.stop_with_all_kept().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_planted_is_listed_by_name_and_is_an_incident_until_it_is_gone() {
     let site = Site::new();
-    let repo = site.app(&["fix"], "");
+    let repo = site.app(&["fix", "beside"], "");
     repo.git(&["config", "core.hooksPath", "/somewhere"]);
     let house = site
         .start_with(&[&repo], &[("jobs.readiness_every_ms", "50")], slugline::actors::faults::Faults::default())
         .await;
+    house.begun("beside").await;
     house.order("fix").await;
     let planted = async || {
         let list = house.client.get("/repositories").await.expect("answers").json();
@@ -262,5 +268,5 @@ async fn what_is_planted_is_listed_by_name_and_is_an_incident_until_it_is_gone()
     repo.git(&["config", "--unset", "url.https://user:secret@host/.insteadOf"]);
     std::fs::remove_file(repo.path.join(".git/hooks/post-checkout")).expect("removes");
     crate::harness::until("the incident to be over", async || incident().await.is_none().then_some(())).await;
-    house.stop().await;
+    house.stop_with_all_kept().await;
 }

@@ -132,10 +132,12 @@ fn disturbs(kind: &str, other: &str) -> bool {
 
 async fn all_faults_in(handler: Handler) {
     let site = Site::new();
-    let slugs: Vec<String> = (0..5).map(|number| format!("todo-{number}")).collect();
+    let slugs: Vec<String> = (0..6).map(|number| format!("todo-{number}")).collect();
     let repo = site.app(&slugs.iter().map(String::as_str).collect::<Vec<_>>(), "[prepare]\ncommand = \"true\"\n");
     let needle = Needle::default();
     let house = site.start_with(&[&repo], &SETTINGS, needle.faults()).await;
+    // Somebody has begun and says nothing more; what it has stays through all of it.
+    house.begun(&slugs[5]).await;
     let mut ear = crate::ear::Ear::at(&house, "?types=worktree.*,actor.*", None).await;
     let faults = [Injected::Panic, Injected::Error, Injected::Kill, Injected::Hang];
     for (injected, slug) in faults.into_iter().zip(&slugs) {
@@ -164,7 +166,7 @@ async fn all_faults_in(handler: Handler) {
     assert_eq!(status.status, 200, "{}", status.text());
     ear.hear("the restarts", |heard| heard.kind == "actor.restarted").await;
     drop(ear);
-    house.stop().await;
+    house.stop_with_all_kept().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

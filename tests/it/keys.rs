@@ -192,5 +192,5 @@ async fn a_dispatcher_that_dies_between_its_commit_and_its_answer_answers_all_th
     let store = house.handle.context().ledger.store().expect("open");
     let events = store.events(0, 1_000).await.expect("reads");
     assert_eq!(events.iter().filter(|event| event.kind == EventKind::LanePaused).count(), 2);
-    house.stop().await;
+    house.stop_with_all_kept().await;
 }

@@ -107,6 +107,8 @@ async fn a_restart_interrupts_what_ran_and_only_its_end_lets_the_next_run_begin(
         (phase(&again, "worktree"), phase(&again, "prepare")),
         ("skip/present".into(), "run/last_attempt_failed".into())
     );
+    site.promises.work_in(&site.worktree("fix"));
+    daemon.kill_with_all_kept().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

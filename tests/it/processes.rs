@@ -12,7 +12,6 @@ use slugline::runtime::run_mark;
 
 use crate::harness::{PATIENCE, Repo, Site, Spawned, order, problem, until};
 use crate::marked::marked;
-use crate::promises::Promises;
 use crate::scale::size;
 
 /// Prepare trees that are on when the daemon is killed.
@@ -75,17 +74,16 @@ async fn the_next_daemon_ends_every_tree_a_killed_one_left_also_where_the_superv
     std::fs::create_dir_all(&up).expect("makes");
     // Deaf, in a session of its own, and stopped: each tree has one of each.
     let command = format!(
-        "trap '' TERM; setsid sh -c 'trap \"\" TERM; kill -STOP $$' & (sleep 600 &); : > {}/$SLUGLINE_SLUG; sleep 600; sleep 600",
-        up.display()
+        "test -e {0}/fine && exit 0; trap '' TERM; setsid sh -c 'trap \"\" TERM; kill -STOP $$' & (sleep 600 &); : > {0}/up/$SLUGLINE_SLUG; sleep 600; sleep 600",
+        site.path("").display()
     );
     let names = slugs(trees);
     let repo = app(&site, &names, &prepare(&command, 600_000));
-    let promises = Promises::of(&site);
     let vars = [("SLUGLINE_RUNS_MAX_PARALLEL_COMMANDS", PathBuf::from("64"))];
     for supervisors_too in [true, false] {
         let mut daemon = site.spawn_with(&[&repo], &vars).await;
         for slug in &names {
-            promises.told(&ask(&daemon, slug, 0).await);
+            ask(&daemon, slug, 0).await;
         }
         let all_up = || async { (std::fs::read_dir(&up).expect("reads").count() == names.len()).then_some(()) };
         until("every tree to be up", all_up).await;
@@ -109,10 +107,11 @@ async fn the_next_daemon_ends_every_tree_a_killed_one_left_also_where_the_superv
         for slug in &names {
             std::fs::remove_file(up.join(slug)).expect("was up");
         }
-        promises.is_known(&next.client).await;
+        site.promises.is_known(&next.client).await;
         drop(next);
     }
-    promises.kept_after().await;
+    std::fs::write(site.path("fine"), "").expect("writes");
+    site.spawn(&[&repo]).await.kill_with_all_kept().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -140,6 +139,7 @@ async fn a_prepare_that_does_not_listen_is_over_in_time_and_called_a_timeout_and
         count("slugline_subprocess_exits_total", &["phase=\"prepare\"", &format!("result=\"{result}\"")])
     };
     assert_eq!((exits("timeout"), exits("nonzero"), exits("killed")), (1.0, 0.0, 0.0), "{metrics}");
+    daemon.kill_with_all_kept().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -210,6 +210,9 @@ async fn a_flood_of_output_costs_the_daemon_nothing_and_its_log_keeps_both_ends(
     assert_eq!(followed.headers["content-type"], "text/plain; charset=utf-8");
     assert_eq!(followed.headers["x-content-type-options"], "nosniff");
     assert_eq!(followed.body.len() as u64, length);
+    // Whoever asks again has it flood again; here it is enough that nothing is left of it.
+    drop(daemon);
+    site.promises.kept_after().await;
 }
 
 /// Asks for `/readyz` until the work is done, and says the slowest answer.
@@ -273,6 +276,8 @@ async fn a_command_beyond_its_limits_is_ended_and_told_which_while_the_daemon_an
         assert_eq!(of_runs(&site), Vec::<i32>::new(), "{slug}");
     }
     order(&ask(&daemon, "fine", 45_000).await);
+    site.promises.work_in(&site.worktree("fine"));
+    daemon.kill_with_all_kept().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -296,7 +301,7 @@ async fn a_daemon_that_is_the_first_process_there_is_ends_what_a_lost_supervisor
     let child = started.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts");
     let read = |name: &str| std::fs::read_to_string(data.join(name)).ok().map(|text| text.trim().to_owned());
     let address = until("the daemon to write its address", || async { read("address")?.parse().ok() }).await;
-    let daemon = Spawned { child, client: Client::tcp(address, read("token")) };
+    let daemon = Spawned { child, client: site.noting(Client::tcp(address, read("token"))) };
     let accepted = ask(&daemon, "fix", 0).await.json();
     let id = accepted["id"].as_str().expect("an id").to_owned();
     until("the prepare to be on", || async { dir.join("up").exists().then_some(()) }).await;
@@ -310,4 +315,6 @@ async fn a_daemon_that_is_the_first_process_there_is_ends_what_a_lost_supervisor
     assert_eq!(of_runs(&site), Vec::<i32>::new());
     std::fs::write(dir.join("fine"), "").expect("writes");
     order(&ask(&daemon, "fix", 45_000).await);
+    site.promises.work_in(&site.worktree("fix"));
+    daemon.kill_with_all_kept().await;
 }

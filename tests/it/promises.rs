@@ -14,13 +14,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 use slugline::cli::client::{Client, Reply};
 use slugline::process::MARK_VARIABLE;
 use slugline::runtime::run_mark;
 use slugline::store::Store;
 
-use crate::harness::{Site, git, until, write};
+use crate::harness::{git, until, write};
 use crate::marked::marked;
 use crate::replay::{Log, replay};
 
@@ -42,7 +42,8 @@ struct Book {
     /// Where operations and todos that were told of are to be seen: those of since it was last asked, and those before.
     told: BTreeSet<String>,
     seen: BTreeSet<String>,
-    granted: BTreeSet<(String, u64)>,
+    /// Todo and token of each grant, with the session it began.
+    granted: BTreeMap<(String, u64), Value>,
     /// Worktrees that were worked in, with the commit made there.
     commits: BTreeMap<PathBuf, String>,
 }
@@ -55,33 +56,33 @@ impl Book {
 }
 
 impl Promises {
-    pub fn of(site: &Site) -> Self {
-        Self { data: site.path("data"), book: Mutex::default() }
+    /// Of the daemons with this data directory.
+    pub fn of(data: &Path) -> Self {
+        Self { data: data.to_owned(), book: Mutex::default() }
     }
 
     fn book(&self) -> MutexGuard<'_, Book> {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes what an answer acknowledges; a refusal acknowledges nothing. Answers about one todo are noted in the order in
-    /// which they came.
+    /// Notes what an answer to a change acknowledges; a refusal acknowledges nothing.
     pub fn told(&self, reply: &Reply) {
         if reply.status >= 300 {
             return;
         }
         let answer = reply.json();
         let mut book = self.book();
-        for id in [&answer["operation"], &answer["id"]] {
-            let id = id.as_str().filter(|id| id.len() == 26);
-            book.told.extend(id.map(|id| format!("/operations/{id}")));
+        let accepted = (reply.status == 202).then_some(&answer["id"]);
+        for id in accepted.into_iter().chain([&answer["operation"]]) {
+            book.told.extend(id.as_str().map(|id| format!("/operations/{id}")));
         }
         let (Some(repo), Some(slug)) = (answer["repo"].as_str(), answer["slug"].as_str()) else { return };
         let todo = format!("{repo}/{slug}");
         book.told.insert(format!("/todos/{todo}"));
         if let Some(token) = answer["claim"]["token"].as_u64() {
-            let above = book.granted.range((todo.clone(), token + 1)..=(todo.clone(), u64::MAX)).next_back();
-            assert_eq!(above, None, "I2: the token of {todo} went back to {token}");
-            book.granted.insert((todo, token));
+            let session = answer["claim"]["session"].clone();
+            let before = book.granted.entry((todo.clone(), token)).or_insert_with(|| session.clone());
+            assert_eq!(*before, session, "I2: token {token} of {todo} was used twice");
         }
     }
 
@@ -183,14 +184,20 @@ impl Promises {
         store.decided().await.expect("I5: all that was decided can be read");
         let log = replay(&store).await;
         store.close().await;
-        let granted = self.book().granted.clone();
-        let lost: Vec<_> = granted.difference(&log.granted).collect();
+        let book = self.book();
+        let lost: Vec<_> = book.granted.keys().filter(|grant| !log.granted.contains(*grant)).collect();
         assert!(lost.is_empty(), "I1: grants that were told are not in the log: {lost:?}");
+        drop(book);
         log
     }
 }
 
-/// Whether a refusal says what is with the todo, and not only that the daemon cannot say now.
+/// Whether a refusal says what is with the todo, and not only that the daemon cannot say now. A command of the repository's
+/// that did not end in its time is such a reason.
 fn is_reason(reply: &Reply) -> bool {
-    (400..500).contains(&reply.status) && reply.json()["code"] != "busy"
+    match reply.json()["code"].as_str() {
+        Some("busy") | None => false,
+        Some("deadline_exceeded") => true,
+        Some(_) => (400..500).contains(&reply.status),
+    }
 }

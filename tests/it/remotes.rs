@@ -213,24 +213,26 @@ async fn remotes_that_are_down_hang_dribble_or_want_a_password_are_named_in_time
     assert_eq!((asking.asked(), refusing.asked()), ((1, 0), (2, 1)));
     assert!(!canary.exists(), "something planted was asked for a password");
     for name in names {
-        work(&house, name).await;
+        let order = work(&house, name).await;
+        site.promises.work_in(Path::new(order["worktree"]["path"].as_str().expect("a path")));
     }
     for path in ["/jobs", "/incidents", "/status", "/repositories"] {
         let told = house.client.get(path).await.expect("answers").text();
         assert!(!told.contains(SECRET), "{path} tells the password: {told}");
     }
-    house.stop().await;
+    house.stop_with_all_kept().await;
     assert_eq!(places_of(SECRET, &site.path("data")), Vec::<std::path::PathBuf>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_base_that_is_rewritten_or_deleted_at_the_remote_costs_no_work_and_is_named() {
     let site = Site::new();
-    let upstream = Repo::with(site.path("upstream"), &["fix"], "");
+    let upstream = Repo::with(site.path("upstream"), &["fix", "beside"], "");
     upstream.write("dropped.txt", "will be gone\n");
     upstream.commit("to be dropped");
     clone(&site, &upstream, "app", None);
     let house = site.start_from(&[], &configuration(&site, "[jobs]\nfetch_every_ms = 100\n", &["app"])).await;
+    house.begun("beside").await;
     work(&house, "app").await;
     let worktree = site.worktree("fix");
     write(&worktree.join("own.txt"), "the worker's\n");
@@ -267,5 +269,5 @@ async fn a_base_that_is_rewritten_or_deleted_at_the_remote_costs_no_work_and_is_
         (work(&house, "app").await["worktree"]["base_oid"] == json!(again)).then_some(())
     })
     .await;
-    house.stop().await;
+    house.stop_with_all_kept().await;
 }

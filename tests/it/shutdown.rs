@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use slugline::cli::client::{Client, Reply};
+use slugline::cli::client::Reply;
 
-use crate::harness::{PATIENCE, Repo, Site, Spawned, until};
+use crate::harness::{Noting, PATIENCE, Repo, Site, Spawned, until};
 use crate::promises::Promises;
 
 /// What a shutdown may take: what systemd gives when nothing is said, less five seconds.
@@ -36,14 +36,14 @@ fn app(site: &Site) -> Repo {
     site.app(&slugs, &format!("[prepare]\ncommand = \"{command}\"\n"))
 }
 
-async fn ask(client: &Client, slug: &str, worker: &str) -> anyhow::Result<Reply> {
+async fn ask(client: &Noting, slug: &str, worker: &str) -> anyhow::Result<Reply> {
     let body = json!({ "lane": "builder", "worker": worker, "slug": slug, "wait_ms": 30_000 });
     client.post("/todos/work", &body).await
 }
 
 /// Workers that take what can be had, work in it and give it back, until the daemon is gone. What comes after it was told to
 /// stop must not be a grant.
-async fn load(client: Client, number: usize, promises: Arc<Promises>, told: Arc<AtomicBool>) {
+async fn load(client: Noting, number: usize, promises: Arc<Promises>, told: Arc<AtomicBool>) {
     let slug = format!("q{number}");
     loop {
         let late = told.load(Ordering::SeqCst);
@@ -52,14 +52,14 @@ async fn load(client: Client, number: usize, promises: Arc<Promises>, told: Arc<
         if reply.status == 503 {
             return;
         }
-        promises.told(&reply);
         let Some(token) = reply.json()["claim"]["token"].as_u64() else { continue };
         let path = reply.json()["worktree"]["path"].as_str().map(std::path::PathBuf::from).expect("a path");
         let book = promises.clone();
         tokio::task::spawn_blocking(move || book.work_in(&path)).await.expect("works");
         let beat = client.post(&format!("/todos/app/{slug}/heartbeat"), &json!({ "token": token })).await;
-        let Ok(beat) = beat else { return };
-        promises.told(&beat);
+        if beat.is_err() {
+            return;
+        }
         tokio::task::yield_now().await;
     }
 }
@@ -69,7 +69,7 @@ async fn a_daemon_that_is_told_to_stop_under_load_grants_nothing_more_says_so_an
     let site = Site::new();
     let repo = app(&site);
     let mut daemon = site.spawn_with(&[&repo], &[("SLUGLINE_HTTP_DRAIN_MS", "60000".into())]).await;
-    let (promises, told) = (Arc::new(Promises::of(&site)), Arc::new(AtomicBool::new(false)));
+    let (promises, told) = (site.promises.clone(), Arc::new(AtomicBool::new(false)));
     let workers: Vec<_> = (0..6)
         .map(|number| tokio::spawn(load(daemon.client.clone(), number, promises.clone(), told.clone())))
         .collect();
@@ -94,7 +94,6 @@ async fn a_daemon_that_is_told_to_stop_under_load_grants_nothing_more_says_so_an
     std::fs::write(site.path("go"), "").expect("writes");
     let waited = waits.await.expect("no panic").expect("whoever waits is answered");
     assert_eq!(waited.status, 200, "{}", waited.text());
-    promises.told(&waited);
     let token = waited.json()["claim"]["token"].as_u64().expect("a token");
     assert!(gone(&mut daemon).await.success());
     println!("gone {:?} after the signal", since.elapsed());
@@ -107,9 +106,7 @@ async fn a_daemon_that_is_told_to_stop_under_load_grants_nothing_more_says_so_an
     let next = site.spawn(&[&repo]).await;
     let again = ask(&next.client, "w0", "waiter").await.expect("is answered");
     assert_eq!(again.json()["claim"]["token"].as_u64(), Some(token), "{}", again.text());
-    promises.kept_by(&next.client).await;
-    drop(next);
-    promises.kept_after().await;
+    next.kill_with_all_kept().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -117,8 +114,8 @@ async fn whoever_says_it_twice_does_not_wait_and_loses_nothing() {
     let site = Site::new();
     let repo = app(&site);
     let mut daemon = site.spawn_with(&[&repo], &[("SLUGLINE_HTTP_DRAIN_MS", "600000".into())]).await;
-    let promises = Promises::of(&site);
-    promises.told(&ask(&daemon.client, "q0", "w").await.expect("is answered"));
+    let promises = &site.promises;
+    ask(&daemon.client, "q0", "w").await.expect("is answered");
     promises.work_in(&site.worktree("q0"));
     let client = daemon.client.clone();
     let waits = tokio::spawn(async move { ask(&client, "w0", "waiter").await });
@@ -138,7 +135,5 @@ async fn whoever_says_it_twice_does_not_wait_and_loses_nothing() {
     promises.kept_after().await;
     let next = site.spawn(&[&repo]).await;
     std::fs::write(site.path("go"), "").expect("writes");
-    promises.kept_by(&next.client).await;
-    drop(next);
-    promises.kept_after().await;
+    next.kill_with_all_kept().await;
 }

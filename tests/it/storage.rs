@@ -18,7 +18,7 @@ use slugline::model::ids::OperationId;
 use slugline::store::{Store, StoreError, Write};
 
 use crate::disk::{Disk, FAILED, LEDGER, LOGS, NO_ROOM, REST, after_power_loss};
-use crate::harness::{Repo, Site, Spawned, problem, until};
+use crate::harness::{Noting, Repo, Site, Spawned, problem, until};
 use crate::promises::Promises;
 use crate::replay::replay;
 use crate::scale::{Dice, seed, size};
@@ -40,25 +40,24 @@ fn whole(number: u64) -> usize {
     usize::try_from(number).expect("fits")
 }
 
-async fn post(client: &Client, promises: &Promises, path: &str, body: &Value) -> Option<Value> {
+async fn post(client: &Noting, path: &str, body: &Value) -> Option<Value> {
     let reply = client.post(path, body).await.ok()?;
-    promises.told(&reply);
     let answer = reply.json();
     assert!(reply.status < 300 || reply.status == 409 || answer["retryable"] == true, "{path}: {}", reply.text());
     (reply.status < 300).then_some(answer)
 }
 
 /// Workers take every todo, report, give back, and file more, for some rounds or until nobody answers.
-async fn work(client: &Client, promises: &Promises, rounds: usize, filed: &AtomicU64) {
+async fn work(client: &Noting, rounds: usize, filed: &AtomicU64) {
     let workers = SLUGS.map(|slug| async move {
         for _ in 0..rounds {
             let name = format!("filed-{}", filed.fetch_add(1, Ordering::SeqCst));
-            post(client, promises, "/todos/app", &json!({ "slug": name, "brief": "do it" })).await;
+            post(client, "/todos/app", &json!({ "slug": name, "brief": "do it" })).await;
             let body = json!({ "lane": "builder", "slug": slug, "wait_ms": 5_000 });
-            let answer = post(client, promises, "/todos/work", &body).await;
+            let answer = post(client, "/todos/work", &body).await;
             let Some(token) = answer.and_then(|answer| answer["claim"]["token"].as_u64()) else { continue };
             let body = json!({ "token": token, "outcome": "failed", "reason": "it broke" });
-            post(client, promises, &format!("/todos/app/{slug}/complete"), &body).await;
+            post(client, &format!("/todos/app/{slug}/complete"), &body).await;
         }
     });
     futures_util::future::join_all(workers).await;
@@ -77,11 +76,9 @@ fn no_panic(site: &Site) {
 }
 
 /// Ends with a daemon that is left alone, keeps its promises, and leaves a ledger that is whole.
-async fn all_kept(site: &Site, repo: &Repo, promises: &Promises) {
+async fn all_kept(site: &Site, repo: &Repo) {
     let daemon = site.spawn_with(&[repo], &vars(&FREELY)).await;
-    promises.kept_by(&daemon.client).await;
-    drop(daemon);
-    promises.kept_after().await;
+    daemon.kill_with_all_kept().await;
     no_panic(site);
 }
 
@@ -94,9 +91,9 @@ async fn kills_at_single_calls_also_during_recovery_lose_nothing_acknowledged() 
     let mut dice = Dice(seed(None));
     let kills = whole(size("TEST_CALL_KILLS", [16, 1_000, 10_000]));
     let (site, repo, disk) = site();
-    let (promises, filed) = (Promises::of(&site), AtomicU64::new(0));
+    let filed = AtomicU64::new(0);
     let daemon = site.spawn_with(&[&repo], &vars(&FREELY)).await;
-    work(&daemon.client, &promises, 1, &filed).await;
+    work(&daemon.client, 1, &filed).await;
     drop(daemon);
     let mut while_starting = 0;
     for round in 0..kills {
@@ -105,7 +102,7 @@ async fn kills_at_single_calls_also_during_recovery_lose_nothing_acknowledged() 
         disk.kill_at(call, dice.below(2) == 0);
         match site.try_spawn(&[&repo], &disk.vars(&FREELY)).await {
             Ok(daemon) => {
-                work(&daemon.client, &promises, 4, &filed).await;
+                work(&daemon.client, 4, &filed).await;
             }
             Err(status) => {
                 assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9), "{}", site.daemon_log());
@@ -114,7 +111,7 @@ async fn kills_at_single_calls_also_during_recovery_lose_nothing_acknowledged() 
         }
     }
     println!("{while_starting} of {kills} while it started");
-    all_kept(&site, &repo, &promises).await;
+    all_kept(&site, &repo).await;
 }
 
 /// Something that was acknowledged, and how far the journal was by then.
@@ -212,13 +209,13 @@ async fn recovers(daemon: &Client) {
 async fn whichever_call_fails_nothing_is_acknowledged_falsely_and_the_daemon_goes_on() {
     let stride = size("TEST_IO_STRIDE", [37, 3, 1]);
     let (site, repo, disk) = site();
-    let (promises, filed) = (Promises::of(&site), AtomicU64::new(0));
+    let filed = AtomicU64::new(0);
     let (mut call, mut failed, mut ended) = (1 + seed(None) % stride, 0, 0);
     loop {
         disk.fail_at(call, if call.is_multiple_of(2) { FAILED } else { NO_ROOM });
         match site.try_spawn(&[&repo], &disk.vars(&FREELY)).await {
             Ok(daemon) => {
-                work(&daemon.client, &promises, 1, &filed).await;
+                work(&daemon.client, 1, &filed).await;
                 recovers(&daemon.client).await;
                 reads_go_on(&daemon.client).await;
             }
@@ -235,37 +232,37 @@ async fn whichever_call_fails_nothing_is_acknowledged_falsely_and_the_daemon_goe
     }
     println!("{failed} runs with a call that failed, {ended} of them did not start; a clean one before call {call}");
     disk.well();
-    all_kept(&site, &repo, &promises).await;
+    all_kept(&site, &repo).await;
     // And when it is not one call but every so many, while it serves.
     let mut daemon = site.spawn_with(&[&repo], &disk.vars(&FREELY)).await;
     for every in [1, 2, 3, 5, 7] {
         disk.fail_every(every, FAILED);
-        work(&daemon.client, &promises, 1, &filed).await;
+        work(&daemon.client, 1, &filed).await;
         reads_go_on(&daemon.client).await;
         disk.well();
         recovers(&daemon.client).await;
     }
     daemon.kill();
-    all_kept(&site, &repo, &promises).await;
+    all_kept(&site, &repo).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_refuses_what_is_to_be_written_and_nothing_else_and_goes_on_when_there_is_room() {
     let cycles = size("TEST_FULL_CYCLES", [4, 50, 50]);
     let (site, repo, disk) = site();
-    let (promises, filed) = (Promises::of(&site), AtomicU64::new(0));
+    let filed = AtomicU64::new(0);
     let mut daemon = site.spawn_with(&[&repo], &disk.vars(&FREELY)).await;
     for cycle in 0..cycles {
         disk.full([LEDGER, LEDGER | LOGS | REST][whole(cycle % 2)]);
         until("a change to be refused", || async { (pause(&daemon.client, "other").await == 503).then_some(()) }).await;
-        work(&daemon.client, &promises, 1, &filed).await;
+        work(&daemon.client, 1, &filed).await;
         reads_go_on(&daemon.client).await;
         let ready = daemon.client.get("/readyz").await.expect("answers");
         assert!(ready.status == 200 || ready.status == 503, "{}", ready.text());
         disk.well();
         recovers(&daemon.client).await;
-        work(&daemon.client, &promises, 1, &filed).await;
-        promises.is_known(&daemon.client).await;
+        work(&daemon.client, 1, &filed).await;
+        site.promises.is_known(&daemon.client).await;
     }
     // Where logs of runs are written: what cannot be had is that run alone.
     let logs = site.path("data/logs/operations");
@@ -274,7 +271,7 @@ async fn a_full_disk_refuses_what_is_to_be_written_and_nothing_else_and_goes_on_
     std::fs::create_dir_all(site.path("data/logs")).expect("makes");
     std::fs::write(&logs, "no directory").expect("writes");
     let new = json!({ "slug": "without-logs", "brief": "do it" });
-    assert!(post(&daemon.client, &promises, "/todos/app", &new).await.is_some(), "a todo that is filed needs no log");
+    assert!(post(&daemon.client, "/todos/app", &new).await.is_some(), "a todo that is filed needs no log");
     let body = json!({ "lane": "builder", "slug": "without-logs", "wait_ms": 45_000 });
     let refused = daemon.client.post("/todos/work", &body).await.expect("answers");
     println!("without a place for logs: {}", refused.text());
@@ -284,12 +281,11 @@ async fn a_full_disk_refuses_what_is_to_be_written_and_nothing_else_and_goes_on_
     std::fs::remove_file(&logs).expect("removes");
     until("the todo to be had", || async {
         let reply = daemon.client.post("/todos/work", &body).await.expect("answers");
-        promises.told(&reply);
         (reply.status == 200).then_some(())
     })
     .await;
     daemon.kill();
-    all_kept(&site, &repo, &promises).await;
+    all_kept(&site, &repo).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -307,14 +303,15 @@ async fn everything_else_in_the_data_directory_can_be_refused_and_the_daemon_sti
     command.envs(disk.vars(&[])).env("SLUGLINE_LOG_LEVEL", "warn").stdin(Stdio::null());
     let log = File::create(site.path("daemon.log")).expect("makes");
     let child = command.current_dir(site.dir.path()).stderr(log).spawn().expect("starts");
-    let daemon = Spawned { child, client: Client::unix(&site.path("data/slugline.sock")) };
+    let daemon = Spawned { child, client: site.noting(Client::unix(&site.path("data/slugline.sock"))) };
     until("the daemon to serve", || async { daemon.client.get("/livez").await.ok() }).await;
     assert!(!site.path("data/address").exists(), "the address of another daemon");
     let dump = daemon.client.post("/debug/hang-dump", &json!({})).await.expect("answers");
     assert!(dump.status == 200 || dump.json()["retryable"] == true, "{}", dump.text());
     recovers(&daemon.client).await;
     reads_go_on(&daemon.client).await;
-    no_panic(&site);
+    drop(daemon);
+    all_kept(&site, &repo).await;
 }
 
 /// A daemon that is to end by itself, its output, and how long it took.
@@ -335,7 +332,6 @@ fn refused(site: &Site, repo: &Repo) -> (Option<i32>, String, Duration) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_daemon_is_refused_within_a_second_and_what_a_killed_one_left_is_in_nobodys_way() {
     let (site, repo, _) = site();
-    let promises = Promises::of(&site);
     let mut first = site.spawn(&[&repo]).await;
     let address = std::fs::read(site.path("data/address")).expect("reads");
     let mut quickest = Duration::MAX;
@@ -343,7 +339,7 @@ async fn a_second_daemon_is_refused_within_a_second_and_what_a_killed_one_left_i
         let (code, said, took) = refused(&site, &repo);
         assert!(code == Some(1) && said.contains("in use by another daemon"), "{code:?}: {said}");
         quickest = quickest.min(took);
-        work(&first.client, &promises, 1, &AtomicU64::new(quickest.as_nanos() as u64)).await;
+        work(&first.client, 1, &AtomicU64::new(quickest.as_nanos() as u64)).await;
         assert_eq!(
             std::fs::read(site.path("data/address")).expect("is there"),
             address,
@@ -353,7 +349,7 @@ async fn a_second_daemon_is_refused_within_a_second_and_what_a_killed_one_left_i
     assert!(quickest <= Duration::from_secs(1), "{quickest:?}");
     first.kill();
     // Its address, its socket and its notes are still there.
-    all_kept(&site, &repo, &promises).await;
+    all_kept(&site, &repo).await;
 }
 
 /// Every record of a ledger, table by table.
@@ -377,18 +373,17 @@ fn dump(path: &Path) -> BTreeMap<String, Vec<String>> {
 /// A ledger as a killed daemon leaves it, with most of it in the write-ahead log or none.
 async fn left_by_a_killed_daemon() -> (Site, Vec<(&'static str, Vec<u8>)>) {
     let (site, repo, _) = site();
-    let promises = Promises::of(&site);
     let filed = AtomicU64::new(0);
     let idle = [&FREELY[..], &[("SLUGLINE_JOBS_FETCH_EVERY_MS", "0")]].concat();
     // The first is stopped in order, so that its part is in the database itself.
     let daemon = site.spawn_with(&[&repo], &vars(&idle)).await;
-    work(&daemon.client, &promises, 3, &filed).await;
+    work(&daemon.client, 3, &filed).await;
     let pid = rustix::process::Pid::from_raw(daemon.child.id().try_into().expect("a pid")).expect("a pid");
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("asks");
     let mut daemon = daemon;
     daemon.child.wait().expect("ends");
     let mut daemon = site.spawn_with(&[&repo], &vars(&idle)).await;
-    work(&daemon.client, &promises, 2, &filed).await;
+    work(&daemon.client, 2, &filed).await;
     daemon.kill();
     let files = ["ledger.db", "ledger.db-wal", "ledger.mark"];
     let read = |name: &&'static str| (*name, std::fs::read(site.path("data").join(name)).expect("reads"));
@@ -553,6 +548,8 @@ async fn a_ledger_of_the_version_before_opens_whole_also_when_each_call_of_its_m
         let after = without_sums(&path);
         assert!(before.iter().all(|(name, rows)| after[name] >= *rows), "{before:?} {after:?}");
         if !died {
+            // The todos of that ledger's repository are of this one, too.
+            all_kept(&site, &repo).await;
             break;
         }
         deaths += 1;
@@ -564,7 +561,7 @@ async fn a_ledger_of_the_version_before_opens_whole_also_when_each_call_of_its_m
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_gone_on_with_is_refused_by_one_clear_line_and_a_restore_goes_on() {
     let (site, repo, _) = site();
-    let (promises, filed) = (Promises::of(&site), AtomicU64::new(0));
+    let filed = AtomicU64::new(0);
     let ledger = site.path("data/ledger.db");
     let run = |args: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_slugline"));
@@ -574,7 +571,7 @@ async fn what_cannot_be_gone_on_with_is_refused_by_one_clear_line_and_a_restore_
         (output.status.code(), String::from_utf8_lossy(&text).into_owned())
     };
     let mut daemon = site.spawn_with(&[&repo], &vars(&FREELY)).await;
-    work(&daemon.client, &promises, 2, &filed).await;
+    work(&daemon.client, 2, &filed).await;
     // While it serves: a look, and a copy.
     let (code, said) = run(&["check"]);
     assert_eq!(code, Some(0), "{said}");
@@ -585,7 +582,7 @@ async fn what_cannot_be_gone_on_with_is_refused_by_one_clear_line_and_a_restore_
     assert_eq!(mode & 0o777, 0o600);
     let (code, said) = run(&["restore", &backup]);
     assert!(code == Some(1) && said.contains("in use"), "{code:?}: {said}");
-    work(&daemon.client, &promises, 2, &filed).await;
+    work(&daemon.client, 2, &filed).await;
     let body = json!({ "lane": "builder", "slug": "one", "wait_ms": 45_000 });
     let given = daemon.client.post("/todos/work", &body).await.expect("answers").json()["claim"]["token"].clone();
     daemon.kill();
@@ -631,15 +628,20 @@ async fn what_cannot_be_gone_on_with_is_refused_by_one_clear_line_and_a_restore_
     let late = json!({ "token": given, "outcome": "done" });
     let late = daemon.client.post("/todos/app/one/complete", &late).await.expect("answers");
     problem(&late, 409, "stale_token");
+    // What came after the backup is lost and was said to be; of what is there all holds.
+    let promises = Promises::of(&site.path("data"));
+    promises.kept_by(&daemon.client).await;
+    drop(daemon);
+    promises.kept_after().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backup_and_a_restore_that_die_at_any_call_leave_no_half_ledger_and_can_be_done_again() {
     let stride = size("TEST_RESTORE_STRIDE", [11, 2, 1]);
     let (site, repo, disk) = site();
-    let (promises, filed) = (Promises::of(&site), AtomicU64::new(0));
+    let filed = AtomicU64::new(0);
     let daemon = site.spawn_with(&[&repo], &vars(&FREELY)).await;
-    work(&daemon.client, &promises, 2, &filed).await;
+    work(&daemon.client, 2, &filed).await;
     drop(daemon);
     let (ledger, backups) = (site.path("data/ledger.db"), site.path("data/backups"));
     // Whether it lived to its end.
@@ -676,5 +678,5 @@ async fn a_backup_and_a_restore_that_die_at_any_call_leave_no_half_ledger_and_ca
         call += stride;
     }
     println!("a restore lives before call {call}; {missing} deaths left no ledger, and said so");
-    all_kept(&site, &repo, &promises).await;
+    all_kept(&site, &repo).await;
 }

@@ -34,9 +34,9 @@ async fn a_panic_in_any_handler_costs_its_caller_nothing_but_time() {
         })
         .await;
         assert_eq!(first["slug"], "fix");
-        house.order("other").await;
+        house.begun("other").await;
         assert_eq!(lines(&site.path("runs")), 2, "{point}");
-        house.stop().await;
+        house.stop_with_all_kept().await;
     }
 }
 
@@ -44,7 +44,7 @@ async fn a_panic_in_any_handler_costs_its_caller_nothing_but_time() {
 async fn a_run_goes_on_when_its_slugs_actor_dies_and_is_joined_again() {
     let site = Site::new();
     let go = site.path("go");
-    let repo = site.app(&["fix"], &format!("[prepare]\ncommand = \"echo run >> {0}/runs; i=0; while test ! -e {0}/go -a $i -lt 600; do sleep 0.05; i=$((i+1)); done\"\n", site.path("").display()));
+    let repo = site.app(&["fix", "other"], &format!("[prepare]\ncommand = \"test $SLUGLINE_SLUG = other && exit 0; echo run >> {0}/runs; i=0; while test ! -e {0}/go -a $i -lt 600; do sleep 0.05; i=$((i+1)); done\"\n", site.path("").display()));
     let armed = Arc::new(AtomicUsize::new(0));
     let trigger = armed.clone();
     let faults = Faults::at_points(move |at| {
@@ -55,6 +55,7 @@ async fn a_run_goes_on_when_its_slugs_actor_dies_and_is_joined_again() {
         }
     });
     let house = site.start_with(&[&repo], &[], faults).await;
+    house.begun("other").await;
     let id = house.work(json!({ "lane": "builder", "slug": "fix", "wait_ms": 0 })).await.json()["id"].clone();
     until("the prepare to be on", || async { (lines(&site.path("runs")) == 1).then_some(()) }).await;
     armed.store(1, Ordering::SeqCst);
@@ -65,7 +66,7 @@ async fn a_run_goes_on_when_its_slugs_actor_dies_and_is_joined_again() {
     assert_eq!(house.ended(id.as_str().expect("an id")).await["state"], "succeeded");
     assert_eq!(phase(&house.order("fix").await, "prepare"), "skip/inputs_unchanged");
     assert_eq!(lines(&site.path("runs")), 1);
-    house.stop().await;
+    house.stop_with_all_kept().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -77,7 +78,7 @@ async fn a_panic_inside_a_phase_is_an_answer_and_the_next_call_works() {
         problem(&house.work(json!({ "lane": "builder", "slug": "fix", "wait_ms": 45_000 })).await, 500, "internal");
     assert!(failed["detail"].as_str().is_some_and(|detail| detail.contains("inside the daemon")), "{failed}");
     assert_eq!(phase(&house.order("fix").await, "prepare"), "run/never_prepared");
-    house.stop().await;
+    house.stop_with_all_kept().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -108,4 +109,5 @@ async fn an_actor_that_fails_for_ever_is_given_up_in_sight_of_everybody() {
     }
     assert_eq!(house.client.get("/readyz").await.expect("answers").status, 200, "one slug's actor is not the daemon");
     house.stop().await;
+    site.start(&[&repo]).await.stop_with_all_kept().await;
 }

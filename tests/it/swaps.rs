@@ -75,12 +75,15 @@ async fn nothing_outside_is_touched_however_a_worktree_is_swapped_while_it_is_wo
     let rounds = size("SWAPS", [30, 500, 2_000]);
     let mut dice = Dice(seed(None));
     let site = Site::new();
-    let repo =
-        site.app(&["fix"], "[prepare]\ncommand = \"echo x > prepared.out; mkdir -p out\"\ninputs = [\"a.lock\"]\n");
+    let repo = site.app(
+        &["fix", "beside"],
+        "[prepare]\ncommand = \"echo x > prepared.out; mkdir -p out\"\ninputs = [\"a.lock\"]\n",
+    );
     repo.write(".gitignore", "prepared.out\nout\n");
     repo.commit("ignore");
     let canary = Canary::new(site.path("canary"));
     let house = site.start_with(&[&repo], &UNPAUSED, Faults::default()).await;
+    house.begun("beside").await;
     house.order("fix").await;
     let (worktree, away) = (site.worktree("fix"), site.path("data/worktrees/away"));
     for round in 0..rounds {
@@ -109,7 +112,7 @@ async fn nothing_outside_is_touched_however_a_worktree_is_swapped_while_it_is_wo
         }
         canary.assert_untouched(&format!("after round {round}"));
     }
-    house.stop().await;
+    house.stop_with_all_kept().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -119,9 +122,10 @@ async fn a_link_that_takes_the_place_of_a_worktree_while_it_is_made_is_neither_f
     let site = Site::new();
     let names: Vec<String> = (0..rounds).map(|number| format!("fix-{number}")).collect();
     let slugs: Vec<&str> = names.iter().map(String::as_str).collect();
-    let repo = site.app(&slugs, "");
+    let repo = site.app(&[&slugs[..], &["beside"]].concat(), "");
     let canary = Canary::new(site.path("canary"));
     let house = site.start_with(&[&repo], &UNPAUSED, Faults::default()).await;
+    house.begun("beside").await;
     for slug in slugs {
         let worktree = site.worktree(slug);
         std::fs::create_dir_all(worktree.parent().expect("has one")).expect("makes");
@@ -139,13 +143,13 @@ async fn a_link_that_takes_the_place_of_a_worktree_while_it_is_made_is_neither_f
         assert_eq!(status, 200, "{slug}, linked {linked} after {after:?}: {said}");
         assert_eq!(git(&worktree, &["status", "--porcelain"]), "", "{slug}");
     }
-    house.stop().await;
+    house.stop_with_all_kept().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worktree_that_was_being_made_when_the_daemon_was_ended_is_made_by_the_next_run() {
     let site = Site::new();
-    let repo = site.app(&["fix", "old"], "");
+    let repo = site.app(&["fix", "old", "beside"], "");
     repo.git(&["branch", "old"]);
     let trash = site.path("data/worktrees/.trash/app");
     // As a kill leaves it: registered beside its place, and (one of them) locked by the git that was making it.
@@ -165,22 +169,24 @@ async fn a_worktree_that_was_being_made_when_the_daemon_was_ended_is_made_by_the
         }
     }
     let house = site.start(&[&repo]).await;
+    house.begun("beside").await;
     for slug in ["fix", "old"] {
         assert_eq!(phase(&house.order(slug).await, "worktree"), "run/recreated", "{slug}");
         assert_eq!(git(&site.worktree(slug), &["status", "--porcelain"]), "", "{slug}");
         assert_eq!(git(&site.worktree(slug), &["branch", "--show-current"]), slug);
     }
-    assert_eq!(repo.git(&["worktree", "list", "--porcelain"]).matches("worktree ").count(), 3);
-    house.stop().await;
+    assert_eq!(repo.git(&["worktree", "list", "--porcelain"]).matches("worktree ").count(), 4);
+    house.stop_with_all_kept().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_removal_left_half_done_is_made_again_only_when_nothing_in_it_is_anybodys_own() {
     let site = Site::new();
-    let repo = site.app(&["fix"], "");
+    let repo = site.app(&["fix", "beside"], "");
     repo.write("dir/kept.txt", "kept\n");
     repo.commit("more");
     let house = site.start_with(&[&repo], &[], Faults::default()).await;
+    house.begun("beside").await;
     house.order("fix").await;
     let worktree = site.worktree("fix");
     write(&worktree.join("staged.txt"), "staged\n");
@@ -202,16 +208,17 @@ async fn what_a_removal_left_half_done_is_made_again_only_when_nothing_in_it_is_
     assert_eq!(git(&worktree, &["status", "--porcelain"]), "A  staged.txt");
     let aside = listing(&site.path("data/worktrees/.trash/app"));
     assert!(aside.iter().any(|path| path.ends_with("worktree/dir/kept.txt")), "{aside:?}");
-    house.stop().await;
+    house.stop_with_all_kept().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_removal_moves_nothing_that_is_not_linked_to_its_registration() {
     let site = Site::new();
-    let repo = site.app(&[], "");
+    let repo = site.app(&["beside"], "");
     let (apart, outside) = (site.path("apart"), Canary::new(site.path("outside")));
     repo.git(&["worktree", "add", "--quiet", "-b", "apart", apart.to_str().expect("text")]);
     let house = site.start(&[&repo]).await;
+    house.begun("beside").await;
     // Its registration says that somebody's directory is the worktree.
     for bent in [outside.dir.join(".git"), site.path("other/.git")] {
         write(&repo.path.join(".git/worktrees/apart/gitdir"), &format!("{}\n", bent.display()));
@@ -222,7 +229,7 @@ async fn a_removal_moves_nothing_that_is_not_linked_to_its_registration() {
         let reply = house.client.delete("/worktrees/app/apart").await.expect("answers");
         assert_eq!((listing(&outside.dir), listing(&apart)), had, "{}", reply.text());
     }
-    house.stop().await;
+    house.stop_with_all_kept().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -230,7 +237,7 @@ async fn no_phase_follows_a_link_that_takes_the_worktrees_place_right_before_it(
     for point in ["sync_main", "sync_todo", "prepare", "gates"] {
         let site = Site::new();
         let settings = "[prepare]\ncommand = \"echo x > prepared.out\"\ninputs = [\"a.lock\"]\n[[gates]]\nname = \"g\"\ncommand = \"echo x > judged.out\"\n";
-        let repo = site.app(&["fix"], settings);
+        let repo = site.app(&["fix", "beside"], settings);
         repo.write(".gitignore", "*.out\n");
         repo.commit("ignore");
         let canary = Canary::new(site.path("canary"));
@@ -243,6 +250,7 @@ async fn no_phase_follows_a_link_that_takes_the_worktrees_place_right_before_it(
             }
         });
         let house = site.start_with(&[&repo], &[], faults).await;
+        house.begun("beside").await;
         house.order("fix").await;
         repo.write("a.lock", "1");
         repo.write("todos/fix/requirements.md", "# other words\n");
@@ -254,6 +262,6 @@ async fn no_phase_follows_a_link_that_takes_the_worktrees_place_right_before_it(
         put_back(&worktree, &away);
         house.order("fix").await;
         canary.assert_untouched(point);
-        house.stop().await;
+        house.stop_with_all_kept().await;
     }
 }

@@ -250,5 +250,5 @@ async fn a_stale_git_lock_is_removed_only_when_it_is_provably_nobodys() {
     drop(held);
     assert_eq!(phase(&house.order("fix").await, "sync_main"), "run/behind");
     assert!(!lock.exists() && site.worktree("fix").join("other.txt").exists());
-    house.stop().await;
+    house.stop_with_all_kept().await;
 }

@@ -39,7 +39,7 @@ async fn what_is_not_the_slugs_worktree_is_never_taken_for_it_nor_touched() {
         let detail = body["detail"].as_str().expect("detail");
         assert!(detail.contains(part) && detail.contains(at(slug).to_str().expect("utf-8")), "{slug}: {detail}");
     }
-    house.stop().await;
+    house.stop_with_all_kept().await;
     let after: Vec<String> =
         listing(&site.path("data")).into_iter().filter(|path| path.starts_with("worktrees")).collect();
     assert_eq!(before, after);
@@ -194,7 +194,7 @@ async fn a_worktree_that_was_only_begun_is_kept_when_whole_and_moved_aside_when_
     let aside: Vec<_> =
         std::fs::read_dir(site.path("data/worktrees/.trash/app")).expect("something was moved aside").collect();
     assert_eq!(aside.len(), 1);
-    house.stop().await;
+    house.stop_with_all_kept().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -340,7 +340,7 @@ async fn a_look_that_fails_never_looks_clean_and_never_drops_the_row() {
     assert!(shown["error"].as_str().is_some_and(|error| error.contains("HEAD")), "{shown}");
     std::fs::write(&head, "ref: refs/heads/w\n").expect("mends");
     wait_for(&house, "w", "it to be well again", |row| row["state"] == "fresh").await;
-    house.stop().await;
+    house.stop_with_all_kept().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -117,7 +117,11 @@ fn a_seed_gives_the_same_log_again() {
 }
 
 /// Seeds that went wrong once, and why.
-const WENT_WRONG: [u64; 0] = [];
+const WENT_WRONG: [u64; 1] = [
+    // The desk died between a grant and its telling; the next one told of it while the tip was still behind it, and so was
+    // the book.
+    792,
+];
 
 #[test]
 fn seeds_that_failed_once() {
