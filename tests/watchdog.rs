@@ -92,6 +92,11 @@ impl Holdup {
         Faults::at_points(move |point| holdup.hit(point))
     }
 
+    /// Whether somebody is held up.
+    fn is_on(&self) -> bool {
+        self.order.lock().unwrap_or_else(PoisonError::into_inner).as_ref().is_some_and(|order| order.left == 0)
+    }
+
     fn hit(&self, point: &str) {
         let (length, how, together) = {
             let mut order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
@@ -467,6 +472,42 @@ fn timers_go_on_while_one_worker_is_held() {
     // Without help every timer waits for the whole stall when the worker that is held tends them.
     let worst = worst.load(Ordering::SeqCst);
     assert!(worst < 200, "a timer was {worst} ms late beside a worker that was held for 400 ms");
+}
+
+#[test]
+fn others_get_their_work_while_a_slug_holds_its_worker() {
+    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let house = House::start(&["fix", "other"], &[]);
+    house.work("fix", false);
+    house.work("other", false);
+    let ask = || {
+        let begun = Instant::now();
+        house.work("other", false);
+        begun.elapsed()
+    };
+    let hundredth = |mut took: Vec<Duration>| {
+        took.sort();
+        took[took.len() * 99 / 100]
+    };
+    let alone = hundredth((0..200).map(|_| ask()).collect());
+    let over = AtomicBool::new(false);
+    let beside: Vec<Duration> = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            house.stall("slug.handle", &["fix"], Duration::from_secs(5), How::Sleeping);
+            over.store(true, Ordering::SeqCst);
+        });
+        // Whoever comes first is the one that is held.
+        while !house.holdup.is_on() {
+            std::thread::park_timeout(Duration::from_millis(1));
+        }
+        std::iter::from_fn(|| (!over.load(Ordering::SeqCst)).then(ask)).collect()
+    });
+    let (answers, slowest) = (beside.len(), beside.iter().max().copied().unwrap_or_default());
+    println!(
+        "{answers} answers beside a worker that was held for 5 s: p99 {:?}, alone {alone:?}, slowest {slowest:?}",
+        hundredth(beside)
+    );
+    assert!(answers > 100 && slowest < Duration::from_secs(2), "{answers} answers, the slowest took {slowest:?}");
 }
 
 #[test]

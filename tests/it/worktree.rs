@@ -251,3 +251,16 @@ async fn git_variables_the_daemon_inherits_reach_no_repository() {
     );
     assert_eq!(repo.git(&["config", "core.bare"]), "false");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_registration_that_somebody_left_is_in_nobodys_way() {
+    let site = Site::new();
+    let repo = site.app(&["fix"], "");
+    std::fs::create_dir_all(repo.path.join(".git/worktrees/fix")).expect("makes");
+    let house = site.start(&[&repo]).await;
+    for _ in 0..2 {
+        house.order("fix").await;
+        assert_eq!(git(&site.worktree("fix"), &["branch", "--show-current"]), "fix");
+    }
+    house.stop_with_all_kept().await;
+}

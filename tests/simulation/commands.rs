@@ -119,7 +119,12 @@ fn make(repo: &Repository, slug: &str, target: &Path, base: Option<&str>) -> Res
     };
     let mut options = WorktreeAddOptions::new();
     options.reference(Some(branch.get()));
-    repo.worktree(slug, target, Some(&options)).map(drop)
+    let made = repo.worktree(slug, target, Some(&options)).map(drop);
+    if made.is_err() {
+        // git clears away what it began; the library leaves an empty directory.
+        let _ = std::fs::remove_dir(repo.path().join("worktrees").join(slug));
+    }
+    made
 }
 
 /// All trees are alike, so a merge is a commit and nothing else.
