@@ -7,7 +7,7 @@
 //!
 //! May know `model` and `metrics`. Reading order: `command` (what is asked and answered), `environment`, `runner` (the
 //! daemon's side), `protocol` (what goes between), `supervisor`, `limits`, `output` and `ending` (the other side), `table` (the
-//! system's process table), `sweep` (what is done when a supervisor is lost), `tail` (output made safe to show), `capture` (a short
+//! system's process table), `group` (control groups, where there are any), `sweep` (what is done when a supervisor is lost), `tail` (output made safe to show), `capture` (a short
 //! command that only reads).
 //!
 //! Not reachable from here: what a command asks another service to start (systemd, cron, a container engine).
@@ -16,6 +16,7 @@ mod capture;
 mod command;
 mod ending;
 mod environment;
+mod group;
 mod limits;
 mod output;
 mod protocol;

@@ -20,6 +20,7 @@ use rustix::process::Pid;
 
 use super::command::{ExitOutcome, WhenDaemonDies};
 use super::ending::{Kin, end_tree, linger};
+use super::group::Group;
 use super::limits::Census;
 use super::output::Output;
 use super::protocol::{
@@ -90,7 +91,7 @@ impl Doors {
 }
 
 fn supervise(order: &Order, cwd: &Path, argv: &[OsString], mut doors: Doors) -> ExitCode {
-    let (pid, output) = match detach(order).and_then(|()| start(order, cwd, argv, &doors.log)) {
+    let (pid, output, group) = match detach(order).and_then(|()| start(order, cwd, argv, &doors.log)) {
         Ok(started) => started,
         Err(error) => {
             doors.tell(&Report::Failed { reason: error.to_string() });
@@ -115,6 +116,7 @@ fn supervise(order: &Order, cwd: &Path, argv: &[OsString], mut doors: Doors) -> 
     if toll.survivors > 0 {
         linger(&mut watch.kin);
     }
+    group.iter().for_each(Group::remove);
     drop(doors.lock);
     ExitCode::SUCCESS
 }
@@ -132,7 +134,7 @@ fn detach(order: &Order) -> io::Result<()> {
     Ok(())
 }
 
-fn start(order: &Order, cwd: &Path, argv: &[OsString], log: &File) -> io::Result<(Pid, Output)> {
+fn start(order: &Order, cwd: &Path, argv: &[OsString], log: &File) -> io::Result<(Pid, Output, Option<Group>)> {
     // Entered here and inherited by the command, which so works in this very directory, whatever takes its name meanwhile.
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let entered = rustix::fs::open(cwd, flags, Mode::empty()).and_then(rustix::process::fchdir);
@@ -149,10 +151,18 @@ fn start(order: &Order, cwd: &Path, argv: &[OsString], log: &File) -> io::Result
     command.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
     let pid = |child: &Child| i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     let pid = |child: &Child| pid(child).expect("the system gives process ids from 1 to i32::MAX");
-    let child = order.limits.start(|| command.spawn(), pid)?;
+    let group = Group::enter(&order.mark, order.when_daemon_dies);
+    let started = order.limits.start(|| command.spawn(), pid);
+    if let Some(group) = &group {
+        group.leave();
+        if started.is_err() {
+            group.remove();
+        }
+    }
+    let child = started?;
     // Keeps no file system busy while the command runs; failing to is no reason not to run.
     let _ = std::env::set_current_dir("/");
-    Ok((pid(&child), output))
+    Ok((pid(&child), output, group))
 }
 
 /// The running command and what is watched about it.

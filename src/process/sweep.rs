@@ -1,8 +1,9 @@
 //! Finding the processes of a run by its mark, and ending them, when no supervisor does it.
 //!
-//! The mark is in the environment a process was started with. What descends from a marked process belongs to the run
-//! too, even with a cleaned environment; nothing else is ever signalled. A supervisor is killed last, when nothing is
-//! left below it, so that its children never get out of sight. This process and its ancestors are never touched.
+//! The mark is in the environment a process was started with, and in the name of its control group where it has one. What
+//! descends from a marked process belongs to the run too, even with a cleaned environment; nothing else is ever signalled.
+//! A supervisor is killed last, when nothing is left below it, so that its children never get out of sight. This process
+//! and its ancestors are never touched.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -12,7 +13,9 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, getpid};
 
+use super::command::WhenDaemonDies;
 use super::ending::KILL_LIMIT;
+use super::group;
 use super::protocol::{HELPER_VARIABLE, MARK_VARIABLE, POLICY_FINISH, POLICY_VARIABLE};
 use super::table::{self, Process};
 
@@ -45,12 +48,23 @@ enum Marked<'a> {
     StartingWith(&'a str),
 }
 
+impl Marked<'_> {
+    fn is(self, mark: &[u8]) -> bool {
+        match self {
+            Self::Exactly(whole) => mark == whole.as_bytes(),
+            Self::StartingWith(prefix) => mark.starts_with(prefix.as_bytes()),
+        }
+    }
+}
+
 /// Ends every process of this user whose run mark starts with `mark_prefix`: TERM, `grace`, then KILL for 10 s at
 /// most. Runs that are to finish by themselves (`WhenDaemonDies::Finish`) are left alone. Blocks: not for an async
 /// thread. Call it when no run with this prefix is meant to be alive, that is once, at the daemon's start.
 #[must_use]
 pub fn sweep(mark_prefix: &str, grace: Duration) -> Sweep {
-    end_marked(Marked::StartingWith(mark_prefix), grace)
+    let swept = end_marked(Marked::StartingWith(mark_prefix), grace);
+    group::clear(mark_prefix);
+    swept
 }
 
 /// Ends what is left of one run, after waiting for it to end by itself for as long as `patience` is some.
@@ -58,7 +72,9 @@ pub(super) fn end_run(mark: &str, grace: Duration, mut patience: impl FnMut() ->
     while patience().is_continue() && !Look::at(Marked::Exactly(mark)).is_empty() {
         table::pause(LOOK);
     }
-    end_marked(Marked::Exactly(mark), grace)
+    let swept = end_marked(Marked::Exactly(mark), grace);
+    group::clear(&format!("{mark}."));
+    swept
 }
 
 /// What one look at the process table found.
@@ -114,6 +130,21 @@ enum Role {
 }
 
 fn role_of(process: &Process, wanted: Marked<'_>) -> Role {
+    match role_by_environment(process, wanted) {
+        Role::Stranger => role_by_group(group::mark_of(process.pid), wanted),
+        role => role,
+    }
+}
+
+fn role_by_group(group: Option<(String, WhenDaemonDies)>, wanted: Marked<'_>) -> Role {
+    match (group.filter(|(mark, _)| wanted.is(mark.as_bytes())), wanted) {
+        (None, _) => Role::Stranger,
+        (Some((_, WhenDaemonDies::Finish)), Marked::StartingWith(_)) => Role::Finishing,
+        (Some(_), _) => Role::Member,
+    }
+}
+
+fn role_by_environment(process: &Process, wanted: Marked<'_>) -> Role {
     let mut environment = Vec::new();
     // Other users' environments cannot be read, and what has ended has none: strangers both.
     let Ok(file) = File::open(format!("/proc/{}/environ", process.pid)) else { return Role::Stranger };
@@ -128,12 +159,8 @@ fn role_in(environment: &[u8], wanted: Marked<'_>) -> Role {
         let assigned = |entry: &'_ [u8]| entry.strip_prefix(name.as_bytes())?.strip_prefix(b"=").map(<[u8]>::to_vec);
         environment.split(|&byte| byte == 0).find_map(assigned)
     };
-    let ours = |mark: &[u8]| match wanted {
-        Marked::Exactly(whole) => mark == whole.as_bytes(),
-        Marked::StartingWith(prefix) => mark.starts_with(prefix.as_bytes()),
-    };
-    let supervisor = value(HELPER_VARIABLE).is_some_and(|mark| ours(&mark));
-    if !supervisor && !value(MARK_VARIABLE).is_some_and(|mark| ours(&mark)) {
+    let supervisor = value(HELPER_VARIABLE).is_some_and(|mark| wanted.is(&mark));
+    if !supervisor && !value(MARK_VARIABLE).is_some_and(|mark| wanted.is(&mark)) {
         return Role::Stranger;
     }
     let finishes = value(POLICY_VARIABLE).is_some_and(|policy| policy == POLICY_FINISH.as_bytes());
@@ -201,6 +228,21 @@ mod tests {
             assert_eq!(role(stranger, wanted), "stranger");
         }
         assert_eq!(role(b"SLUGLINE_RUN=d1/70", Marked::Exactly("d1/7")), "stranger");
+    }
+
+    #[test]
+    fn whoever_cleared_its_environment_is_known_by_its_group() {
+        let group = |mark: &str, policy| Some((mark.to_owned(), policy));
+        let is = |group, wanted, role: Role| {
+            assert!(std::mem::discriminant(&role_by_group(group, wanted)) == std::mem::discriminant(&role));
+        };
+        let (all, one) = (Marked::StartingWith("d1-"), Marked::Exactly("d1-7"));
+        is(group("d1-7", WhenDaemonDies::Kill), all, Role::Member);
+        is(group("d1-7", WhenDaemonDies::Finish), all, Role::Finishing);
+        is(group("d1-7", WhenDaemonDies::Finish), one, Role::Member);
+        is(group("d1-70", WhenDaemonDies::Kill), one, Role::Stranger);
+        is(group("d2-7", WhenDaemonDies::Kill), all, Role::Stranger);
+        is(None, all, Role::Stranger);
     }
 
     #[test]
