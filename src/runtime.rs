@@ -23,6 +23,7 @@ use crate::actors::health::duties::Retention;
 use crate::actors::health::jobs::JobTerms;
 use crate::actors::health::readiness::HealthTerms;
 use crate::actors::health::sampler::Sampler;
+use crate::actors::health::surroundings::{self, Wanted};
 use crate::actors::health::turning::Workers;
 use crate::actors::ledger::Ledger;
 use crate::actors::{self, Args, Handle, Registered, Settings, inputs};
@@ -374,6 +375,7 @@ fn health_terms(config: &Config) -> HealthTerms {
         incident_stale_ms: ms(readiness.incident_stale_ms),
         stall_ms: ms(readiness.stall_ms),
         disk_free_min_bytes: readiness.disk_free_min_bytes,
+        connections_max: config.http.connections_max as u64,
     }
 }
 
@@ -490,7 +492,15 @@ pub fn doctor(args: &Doctor) -> ExitCode {
         Err(faults) => return wrong_usage(&faults),
     };
     let mut text = Vec::new();
-    let well = doctor::show(&config, args.serve.file().as_deref(), &mut text);
+    let file = args.serve.file().and_then(|file| std::path::absolute(file).ok());
+    let around = surroundings::look(&Wanted {
+        data_dir: &config.data_dir,
+        worktrees_dir: &config.worktrees_dir,
+        config_dir: file.as_deref().and_then(Path::parent),
+        repositories: config.repositories.iter().map(|repository| repository.path.as_path()).collect(),
+        connections_max: config.http.connections_max as u64,
+    });
+    let well = doctor::show(&config, around, &mut text);
     // Whoever reads only the first line has what they wanted.
     let _ = io::stdout().write_all(&text);
     if well.is_ok_and(|well| well) { ExitCode::SUCCESS } else { ExitCode::FAILURE }

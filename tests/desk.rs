@@ -668,6 +668,37 @@ fn what_was_claimed_before_a_pause_neither_trips_nor_closes_the_lane_that_opens_
 }
 
 #[test]
+fn a_probe_whose_lease_runs_out_closes_its_lane_again_and_a_claim_from_before_does_not() {
+    let base = catalog(6);
+    let mut desk = Desk::new(Rules { wip: WipLimits::default(), ..rules() });
+    desk.base_is(&repo(), &base);
+    let next =
+        |desk: &mut Desk, worker: usize, now: i64| match desk.next(&repo(), &asker(0, worker), &Moment::both(now)) {
+            Claimed::Granted { claim, repeated: false } => claim,
+            other => panic!("{other:?}"),
+        };
+    let lane = asker(0, 0).lane;
+    let failures =
+        |desk: &mut Desk| desk.take_changes().iter().filter(|change| matches!(change, Change::Failed(_))).count();
+    next(&mut desk, 0, 0);
+    let before = next(&mut desk, 1, 10);
+    assert_eq!(desk.sweep(&Moment::both(LEASE_MS)), 1);
+    assert_eq!(failures(&mut desk), 0, "silence on an open lane is nobody's failure");
+    assert!(desk.pause(&lane, "a look", None, Moment::both(LEASE_MS).wall));
+    assert!(desk.resume(&lane, Moment::both(LEASE_MS).wall));
+    let probe = next(&mut desk, 2, LEASE_MS);
+    let (state, _) = desk.lane(&lane);
+    assert!(state.holds(&probe.todo, probe.token), "{state:?}");
+    assert!(!state.holds(&before.todo, probe.token) && !state.holds(&probe.todo, probe.token + 1), "{state:?}");
+    assert_eq!(desk.sweep(&Moment::both(LEASE_MS + 10)), 1);
+    assert!(matches!(desk.lane(&lane).0.gate, Gate::Probing { .. }) && failures(&mut desk) == 0);
+    assert_eq!(desk.sweep(&Moment::both(2 * LEASE_MS)), 1);
+    let (state, _) = desk.lane(&lane);
+    assert!(state.paused().is_some_and(|pause| pause.reason.contains("ran out")), "{state:?}");
+    assert_eq!(failures(&mut desk), 1);
+}
+
+#[test]
 fn claims_that_fail_after_their_lane_has_paused_file_no_second_remediation() {
     let base = catalog(6);
     let mut desk = Desk::new(Rules { wip: WipLimits::default(), ..rules() });

@@ -67,7 +67,7 @@ const incidentList = (list) =>
   list.length === 0 ? h("p", { class: "dim" }, "There are none.")
   : h("ul", { class: "events" }, list.slice(0, 50).map((one) =>
     h("li", { key: one.id, "data-key": one.id },
-      h("div", { class: "what" }, state("incident", one.state), chip(one.severity, one.severity === "critical" ? "bad" : "idle"), h("span", { class: "kind" }, text(one.title, 200)), time(one.opened_at)),
+      h("div", { class: "what" }, state("incident", one.state), chip(one.severity, one.severity === "critical" ? "bad" : "idle"), h("span", { class: "kind" }, text(one.title, 400)), time(one.opened_at)),
       h("details", {}, h("summary", {}, count(one.history.length, "step")), h("ol", {}, one.history.map((step) => h("li", {}, time(step.at), " ", text(Object.entries(step).filter(([name, value]) => name !== "at" && value !== null).map(([, value]) => (typeof value === "string" ? words(value) : JSON.stringify(value))).join(": "), 400))))))));
 
 const hangList = (list) =>

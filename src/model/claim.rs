@@ -224,8 +224,15 @@ pub(super) mod tests {
         let same = first.heartbeat(Some("a"), None, at(340), &TERMS);
         assert_eq!((same.progress, same.expires), (at(50), at(350)));
         assert!(same.wants_progress(at(340), &TERMS));
+        assert!(first.wants_progress(at(251), &TERMS) && !first.wants_progress(at(250), &TERMS));
         let new = first.heartbeat(Some("b"), None, at(340), &TERMS);
         assert_eq!((new.progress, new.expires), (at(340), at(440)));
+    }
+
+    #[test]
+    fn the_daemons_own_work_carries_a_lease_on_and_never_ends_it_sooner() {
+        let carried = claim().carried_to(at(150));
+        assert_eq!((carried.expires, carried.carried_to(at(120)).expires), (at(150), at(150)));
     }
 
     #[test]

@@ -1,7 +1,12 @@
-//! What would keep a daemon from working, judged from what was found on the machine, each with the way out.
+//! What would keep a daemon from working, judged from what was found on the machine, each with the way out: before a start, by
+//! `slugline doctor`, and of what may change while one runs, by the daemon itself. Pure.
 
 use std::fmt;
 
+use super::incident::{IncidentState, Links, Severity, Sign};
+
+/// How keys of incidents begin that are about what a daemon works in.
+pub const KEYS: &str = "machine:";
 /// git a daemon is tried with, at least: major and minor version.
 const GIT_TRIED: (u32, u32) = (2, 39);
 /// Open files a daemon needs besides its connections.
@@ -67,19 +72,30 @@ pub enum Port {
     Refused(String),
 }
 
-/// Everything that was found.
+/// What a daemon works in, and what may change around one that runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
+pub struct Surroundings {
     /// Directories and files.
     pub places: Vec<Place>,
-    /// Less room on disk is too little, in bytes.
-    pub disk_free_min_bytes: u64,
     /// The directory for temporary files, and whether programs may be run there.
     pub temporary: Place,
     /// See `temporary`.
     pub temporary_runs_programs: bool,
     /// Whether `HOME` is set.
     pub home: bool,
+    /// Open files a process may have at most; `None` is any number.
+    pub files_max: Option<u64>,
+    /// Connections at once.
+    pub connections_max: u64,
+}
+
+/// Everything that was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// What a daemon would work in.
+    pub around: Surroundings,
+    /// Less room on disk is too little, in bytes.
+    pub disk_free_min_bytes: u64,
     /// What `git --version` says, or why it says nothing.
     pub git: Result<String, String>,
     /// The address, as it was configured.
@@ -90,10 +106,6 @@ pub struct Found {
     pub watches_max: Option<u64>,
     /// Directories a daemon would have watched.
     pub watches_wanted: u64,
-    /// Open files a process may have at most; `None` is any number.
-    pub files_max: Option<u64>,
-    /// Connections at once.
-    pub connections_max: u64,
 }
 
 /// How bad something is.
@@ -138,10 +150,38 @@ pub fn is_well(findings: &[Finding]) -> bool {
 /// What is to be said of what was found, in the order in which a start needs it.
 #[must_use]
 pub fn judge(found: &Found) -> Vec<Finding> {
-    let mut all: Vec<Finding> = found.places.iter().map(place).collect();
-    all.extend(found.places.iter().filter_map(|place| room(place, found.disk_free_min_bytes)));
-    all.extend([temporary(found), home(found), git(found), port(found), watches(found), files(found)]);
+    let around = &found.around;
+    let mut all: Vec<Finding> = around.places.iter().map(place).collect();
+    all.extend(around.places.iter().filter_map(|place| room(place, found.disk_free_min_bytes)));
+    all.extend([temporary(around), home(around), git(found), port(found), watches(found), files(around)]);
     all
+}
+
+/// What of it is an incident while a daemon runs: whatever is not fine. Room on disk is a criterion of its own there, watches
+/// fall back to polling, and git and the address were settled by the start.
+#[must_use]
+pub fn signs(around: &Surroundings) -> Vec<Sign> {
+    let places = around.places.iter().map(|one| (Some(one), place(one)));
+    let rest = [temporary(around), home(around), files(around)].map(|finding| (None, finding));
+    let all = places.chain(rest).filter(|(_, finding)| finding.weight != Weight::Fine);
+    all.map(|(place, finding)| sign(place, &finding)).collect()
+}
+
+fn sign(place: Option<&Place>, finding: &Finding) -> Sign {
+    let name = finding.name.replace(' ', "_").to_lowercase();
+    let key = match place {
+        Some(Place { of: Use::Repository, path, .. }) => format!("{KEYS}{name}:{path}"),
+        _ => format!("{KEYS}{name}"),
+    };
+    // Without these nothing is kept or made; all else is some of what is asked for.
+    let vital = place.is_some_and(|place| matches!(place.of, Use::DataDir | Use::WorktreesDir | Use::Ledger));
+    Sign {
+        key,
+        severity: if vital { Severity::Critical } else { Severity::Warning },
+        title: format!("{}: {}", finding.name, finding.detail),
+        state: IncidentState::Open,
+        links: Links::default(),
+    }
 }
 
 fn finding(name: &'static str, weight: Weight, detail: String) -> Finding {
@@ -181,6 +221,11 @@ fn place(place: &Place) -> Finding {
             format!("is no ledger; restore it from a copy, {elsewhere}; it is never made anew by itself"),
         ),
         (_, Access::WrongKind) => (Weight::Trouble, format!("is no directory; move what is there away, {elsewhere}")),
+        (Use::Ledger, Access::CanBeMade | Access::CannotBeMade) => (
+            Weight::Trouble,
+            "is gone, and what is written now goes with it; put it back, or end the daemon and restore a copy"
+                .to_owned(),
+        ),
         (_, Access::CanBeMade) => (Weight::Fine, "is not there yet and can be made".to_owned()),
         (_, Access::CannotBeMade) => {
             (Weight::Trouble, format!("is not there and cannot be made; make it for this user, {elsewhere}"))
@@ -211,10 +256,10 @@ fn room(place: &Place, least: u64) -> Option<Finding> {
     Some(finding("disk", weight, format!("{} MiB are free for {}: {what}", megabytes(free), place.path)))
 }
 
-fn temporary(found: &Found) -> Finding {
-    let path = &found.temporary.path;
-    let (weight, what) = match found.temporary.access {
-        Access::Writable if found.temporary_runs_programs => (Weight::Fine, "can be written, and programs run there"),
+fn temporary(around: &Surroundings) -> Finding {
+    let path = &around.temporary.path;
+    let (weight, what) = match around.temporary.access {
+        Access::Writable if around.temporary_runs_programs => (Weight::Fine, "can be written, and programs run there"),
         Access::Writable => (
             Weight::Note,
             "is mounted noexec: what a prepare unpacks there and runs fails; set TMPDIR to a directory where programs may run",
@@ -224,8 +269,8 @@ fn temporary(found: &Found) -> Finding {
     finding("temporary files", weight, format!("{path} {what}"))
 }
 
-fn home(found: &Found) -> Finding {
-    if found.home {
+fn home(around: &Surroundings) -> Finding {
+    if around.home {
         return finding("HOME", Weight::Fine, "is set".to_owned());
     }
     let detail = "is not set: git finds no configuration of the user, and many tools of a prepare fail; set HOME for the daemon (in a systemd unit: Environment=HOME=...)";
@@ -286,15 +331,15 @@ fn watches(found: &Found) -> Finding {
     finding("watches", weight, detail)
 }
 
-fn files(found: &Found) -> Finding {
-    let wanted = found.connections_max.saturating_add(OTHER_FILES);
-    match found.files_max {
+fn files(around: &Surroundings) -> Finding {
+    let wanted = around.connections_max.saturating_add(OTHER_FILES);
+    match around.files_max {
         Some(given) if given < wanted => finding(
             "open files",
             Weight::Note,
             format!(
                 "{given} may be open, {wanted} are wanted: connections wait before there are {}; raise the hard limit (ulimit -Hn; in a systemd unit: LimitNOFILE=), or lower connections_max in [http]",
-                found.connections_max
+                around.connections_max
             ),
         ),
         Some(given) => finding("open files", Weight::Fine, format!("{given} may be open, {wanted} are wanted")),
@@ -310,20 +355,26 @@ mod tests {
         Place { of, path: "/p".to_owned(), access, free_bytes: Some(1 << 40) }
     }
 
-    fn fine() -> Found {
-        Found {
+    fn well() -> Surroundings {
+        Surroundings {
             places: vec![at(Use::DataDir, Access::Writable), at(Use::Repository, Access::Writable)],
-            disk_free_min_bytes: 1 << 20,
             temporary: at(Use::DataDir, Access::Writable),
             temporary_runs_programs: true,
             home: true,
+            files_max: Some(20_000),
+            connections_max: 4_096,
+        }
+    }
+
+    fn fine() -> Found {
+        Found {
+            around: well(),
+            disk_free_min_bytes: 1 << 20,
             git: Ok("git version 2.47.3\n".to_owned()),
             listen: "127.0.0.1:7584".to_owned(),
             port: Port::Free,
             watches_max: Some(100_000),
             watches_wanted: 65_536,
-            files_max: Some(20_000),
-            connections_max: 4_096,
         }
     }
 
@@ -336,7 +387,7 @@ mod tests {
 
     #[test]
     fn every_trouble_is_named_with_its_way_out() {
-        let read_only = |of| move |found: &mut Found| found.places.push(at(of, Access::ReadOnly));
+        let read_only = |of| move |found: &mut Found| found.around.places.push(at(of, Access::ReadOnly));
         type Spoil = Box<dyn Fn(&mut Found)>;
         let cases: Vec<(Spoil, Weight, &str, &str)> = vec![
             (Box::new(read_only(Use::Ledger)), Weight::Trouble, "ledger", "change its owner or mode"),
@@ -344,32 +395,37 @@ mod tests {
             (Box::new(read_only(Use::DataDir)), Weight::Trouble, "data directory", "--data-dir"),
             (Box::new(read_only(Use::ConfigDir)), Weight::Fine, "configuration", "can be read"),
             (
-                Box::new(|found| found.places.push(at(Use::WorktreesDir, Access::ReadOnlyFileSystem))),
+                Box::new(|found| found.around.places.push(at(Use::WorktreesDir, Access::ReadOnlyFileSystem))),
                 Weight::Trouble,
                 "worktrees",
                 "mount it for writing",
             ),
             (
-                Box::new(|found| found.places.push(at(Use::Ledger, Access::WrongKind))),
+                Box::new(|found| found.around.places.push(at(Use::Ledger, Access::WrongKind))),
                 Weight::Trouble,
                 "ledger",
                 "restore it from a copy",
             ),
             (
-                Box::new(|found| found.places.push(at(Use::Repository, Access::CanBeMade))),
+                Box::new(|found| found.around.places.push(at(Use::Repository, Access::CanBeMade))),
                 Weight::Trouble,
                 "repository",
                 "is not there",
             ),
             (
-                Box::new(|found| found.places[0].free_bytes = Some(1)),
+                Box::new(|found| found.around.places[0].free_bytes = Some(1)),
                 Weight::Trouble,
                 "disk",
                 "disk_free_min_bytes in [readiness]",
             ),
-            (Box::new(|found| found.temporary_runs_programs = false), Weight::Note, "temporary files", "TMPDIR"),
-            (Box::new(|found| found.temporary.access = Access::ReadOnly), Weight::Trouble, "temporary files", "TMPDIR"),
-            (Box::new(|found| found.home = false), Weight::Note, "HOME", "Environment=HOME"),
+            (Box::new(|found| found.around.temporary_runs_programs = false), Weight::Note, "temporary files", "TMPDIR"),
+            (
+                Box::new(|found| found.around.temporary.access = Access::ReadOnly),
+                Weight::Trouble,
+                "temporary files",
+                "TMPDIR",
+            ),
+            (Box::new(|found| found.around.home = false), Weight::Note, "HOME", "Environment=HOME"),
             (Box::new(|found| found.git = Err("no such file".to_owned())), Weight::Trouble, "git", "install it"),
             (Box::new(|found| found.git = Ok("git version 2.25.1".to_owned())), Weight::Note, "git", "2.39"),
             (Box::new(|found| found.git = Ok("something".to_owned())), Weight::Note, "git", "is it git?"),
@@ -377,7 +433,7 @@ mod tests {
             (Box::new(|found| found.port = Port::Refused("no".to_owned())), Weight::Trouble, "address", "--listen"),
             (Box::new(|found| found.port = Port::Ours), Weight::Fine, "address", "of this data directory"),
             (Box::new(|found| found.watches_max = Some(8_192)), Weight::Note, "watches", "max_user_watches"),
-            (Box::new(|found| found.files_max = Some(1_024)), Weight::Note, "open files", "LimitNOFILE"),
+            (Box::new(|found| found.around.files_max = Some(1_024)), Weight::Note, "open files", "LimitNOFILE"),
         ];
         for (spoil, weight, name, way_out) in cases {
             let mut found = fine();
@@ -387,6 +443,65 @@ mod tests {
             let hit = findings.iter().find(hit).unwrap_or_else(|| panic!("{name}, {way_out}: {findings:#?}"));
             assert_eq!(hit.weight, weight, "{hit}");
             assert_eq!(is_well(&findings), weight != Weight::Trouble, "{hit}");
+        }
+    }
+
+    #[test]
+    fn whatever_is_not_fine_is_an_incident_of_its_own_while_a_daemon_runs() {
+        assert_eq!(signs(&well()), []);
+        type Spoil = fn(&mut Surroundings);
+        let cases: [(Spoil, &str, Severity, &str); 9] = [
+            (
+                |around| around.places[0].access = Access::ReadOnly,
+                "machine:data_directory",
+                Severity::Critical,
+                "data directory: /p may not be written",
+            ),
+            (
+                |around| around.places.push(at(Use::WorktreesDir, Access::ReadOnlyFileSystem)),
+                "machine:worktrees",
+                Severity::Critical,
+                "mount it for writing",
+            ),
+            (
+                |around| around.places.push(at(Use::Ledger, Access::CanBeMade)),
+                "machine:ledger",
+                Severity::Critical,
+                "is gone",
+            ),
+            (
+                |around| around.places[1].access = Access::ReadOnly,
+                "machine:repository:/p",
+                Severity::Warning,
+                "change its owner",
+            ),
+            (
+                |around| around.places[1].access = Access::CannotBeMade,
+                "machine:repository:/p",
+                Severity::Warning,
+                "is not there",
+            ),
+            (|around| around.temporary_runs_programs = false, "machine:temporary_files", Severity::Warning, "noexec"),
+            (
+                |around| around.temporary.access = Access::ReadOnly,
+                "machine:temporary_files",
+                Severity::Warning,
+                "cannot be written",
+            ),
+            (|around| around.home = false, "machine:home", Severity::Warning, "set HOME"),
+            (|around| around.files_max = Some(1_024), "machine:open_files", Severity::Warning, "LimitNOFILE"),
+        ];
+        for (spoil, key, severity, words) in cases {
+            let mut around = well();
+            spoil(&mut around);
+            let signs = signs(&around);
+            let [sign] = &signs[..] else { panic!("{key}: {signs:#?}") };
+            assert_eq!(
+                (sign.key.as_str(), sign.severity, sign.state),
+                (key, severity, IncidentState::Open),
+                "{sign:?}"
+            );
+            assert!(sign.title.contains(words), "{sign:?}");
         }
     }
 }

@@ -1,4 +1,5 @@
-//! `slugline doctor` on real directories: it names what is in the way, and changes nothing.
+//! `slugline doctor` on real directories: it names what is in the way, and changes nothing; and a daemon that says the same of
+//! itself while it runs.
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
@@ -6,7 +7,13 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use crate::harness::Site;
+use serde_json::Value;
+use slugline::cli::client::Client;
+
+use crate::harness::{Repo, Site, Spawned, until};
+
+/// Who may do nothing but what everybody may.
+const NOBODY: u32 = 65_534;
 
 fn doctor(site: &Site, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_slugline"));
@@ -142,4 +149,92 @@ fn what_may_only_be_read_is_named() {
         assert!(line.starts_with("TROUBLE") && line.contains("may not be written"), "{line}\n{text}");
     }
     assert!(line(&text, "configuration").starts_with("ok"), "{text}");
+}
+
+/// Everything below a directory, and itself, is this user's.
+fn give(dir: &Path, user: u32) {
+    let entries = std::fs::read_dir(dir).expect("reads").flatten().map(|entry| entry.path());
+    for path in entries {
+        std::os::unix::fs::lchown(&path, Some(user), Some(user)).expect("gives");
+        if path.is_dir() && !path.is_symlink() {
+            give(&path, user);
+        }
+    }
+    std::os::unix::fs::lchown(dir, Some(user), Some(user)).expect("gives");
+}
+
+/// A daemon without a HOME, that looks at itself all the time; as somebody who may not do everything. `None` where it cannot
+/// be had.
+async fn daemon(site: &Site, repo: &Repo) -> Option<Spawned> {
+    let own = site.path("slugline");
+    std::fs::copy(env!("CARGO_BIN_EXE_slugline"), &own).expect("copies");
+    let mut command = if rustix::process::geteuid().is_root() {
+        give(&site.path(""), NOBODY);
+        let mut command = Command::new("setpriv");
+        command.args([format!("--reuid={NOBODY}"), format!("--regid={NOBODY}"), "--clear-groups".to_owned()]).arg(own);
+        command
+    } else {
+        Command::new(own)
+    };
+    command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(site.path("data")).arg("--repo");
+    command.arg(&repo.path).current_dir(site.path("")).env_remove("HOME");
+    std::fs::write(site.path("slugline.toml"), "[jobs]\nreadiness_every_ms = 50\n").expect("writes");
+    command.arg("--config").arg(site.path("slugline.toml"));
+    let log = std::fs::File::create(site.path("daemon.log")).expect("makes");
+    let started = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
+    let mut child = started.inspect_err(|error| println!("not shown: nobody else can be asked as ({error})")).ok()?;
+    let address = until("the daemon to write its address", || {
+        assert!(matches!(child.try_wait(), Ok(None)), "the daemon ended: {}", site.daemon_log());
+        let address = std::fs::read_to_string(site.path("data/address")).ok();
+        std::future::ready(address.and_then(|text| text.trim().parse().ok()))
+    });
+    let address = address.await;
+    let token = std::fs::read_to_string(site.path("data/token")).expect("token").trim().to_owned();
+    Some(Spawned { child, client: Client::tcp(address, Some(token)) })
+}
+
+/// The incident of this key that is not over, as everybody is shown it.
+async fn incident(daemon: &Spawned, key: &str) -> Option<Value> {
+    let status = daemon.client.get("/status").await.expect("answers").json();
+    status["incidents"].as_array().expect("a list").iter().find(|one| one["key"] == key).cloned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_may_not_write_any_more_says_so_until_it_may() {
+    let site = Site::new();
+    let repo = site.app(&["fix"], "");
+    let Some(daemon) = daemon(&site, &repo).await else { return };
+    let home = until("an incident about HOME", || incident(&daemon, "machine:home")).await;
+    assert!(home["severity"] == "warning" && home["title"].as_str().expect("text").contains("set HOME"), "{home}");
+    let repository = format!("machine:repository:{}", repo.path.display());
+    let places = [
+        ("app/.git", repository.as_str(), "warning"),
+        ("data", "machine:data_directory", "critical"),
+        ("data/worktrees", "machine:worktrees", "critical"),
+        ("data/ledger.db", "machine:ledger", "critical"),
+    ];
+    std::fs::create_dir_all(site.path("data/worktrees")).expect("makes");
+    give(&site.path("data/worktrees"), std::fs::metadata(site.path("data")).expect("is there").uid());
+    for (place, key, severity) in places {
+        assert_eq!(incident(&daemon, key).await, None);
+        let path = site.path(place);
+        let before = std::fs::metadata(&path).expect("is there").permissions();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(before.mode() & 0o555)).expect("changes");
+        let opened = until(&format!("an incident about {place}"), || incident(&daemon, key)).await;
+        let title = opened["title"].as_str().expect("text");
+        assert!(opened["severity"] == severity && title.contains("may not be written"), "{opened}");
+        std::fs::set_permissions(&path, before).expect("changes");
+        until(&format!("the incident about {place} to be over"), || async {
+            incident(&daemon, key).await.is_none().then_some(())
+        })
+        .await;
+    }
+    // On record with both its ends, once the ledger has it.
+    until("the end to be on record", || async {
+        let all = daemon.client.get("/incidents").await.expect("answers").json();
+        let all = all.as_array().expect("a list");
+        let resolved = |key| all.iter().any(|one| one["key"] == key && one["state"] == "resolved");
+        places.iter().all(|(_, key, _)| resolved(*key)).then_some(())
+    })
+    .await;
 }

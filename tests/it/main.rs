@@ -23,10 +23,12 @@ mod locks;
 #[path = "../marked/mod.rs"]
 mod marked;
 mod operations;
+mod points;
 mod prepare;
 mod processes;
 mod prometheus;
 mod promises;
+mod recovery;
 mod remotes;
 #[path = "../replay/mod.rs"]
 mod replay;

@@ -2,12 +2,13 @@
 //! is said to be so.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::surroundings::{self, Wanted, room};
 use crate::actors::context::Context;
 use crate::metrics::store::{self as metric, Dir, StoreFile};
+use crate::model::doctor;
 use crate::model::ids::{Lane, TodoKey};
 use crate::model::incident::{IncidentState, Incidents, Links, Severity, Sign};
 use crate::model::job::{FAILURES_MAX, JobName, JobRecord, JobResult, JobView, RunLockView};
@@ -104,6 +105,9 @@ pub async fn gather(context: &Arc<Context>, waits: &mut Waits) -> Gathered {
         signs.push(sign("hang", severity, title, Links { hang: Some(last.id.clone()), ..Links::default() }));
     }
     signs.extend(signs_of_planted(context).await);
+    let around = signs_of_surroundings(context).await;
+    let around_unseen = around.is_none();
+    signs.extend(around.unwrap_or_default());
     for (key, sighting) in [("store", &store), ("disk", &disk)] {
         if let Sighting::Failing(detail) = sighting {
             signs.push(sign(key, Severity::Critical, detail.clone(), Links::default()));
@@ -119,7 +123,8 @@ pub async fn gather(context: &Arc<Context>, waits: &mut Waits) -> Gathered {
         .map(|(key, _)| key)
         .collect();
     let over: Over = Box::new(move |key: &str| {
-        let is_over = !seen.iter().any(|seen| seen == key) && !unseen.contains(&key);
+        let is_unseen = unseen.contains(&key) || around_unseen && key.starts_with(doctor::KEYS);
+        let is_over = !seen.iter().any(|seen| seen == key) && !is_unseen;
         is_over.then(|| "it is not so any more".to_owned())
     });
     let sightings = vec![
@@ -239,6 +244,22 @@ async fn signs_of_planted(context: &Arc<Context>) -> Vec<Sign> {
     context.repos.values().filter_map(sign_of).collect()
 }
 
+/// What `slugline doctor` would say of where the daemon works; `None` when it could not be found out.
+async fn signs_of_surroundings(context: &Arc<Context>) -> Option<Vec<Sign>> {
+    let shared = context.clone();
+    let looked = tokio::task::spawn_blocking(move || {
+        let settings = &shared.settings;
+        doctor::signs(&surroundings::look(&Wanted {
+            data_dir: &settings.data_dir,
+            worktrees_dir: &settings.worktrees_dir,
+            config_dir: None,
+            repositories: shared.repos.values().map(|entry| entry.repo.registered.path.as_path()).collect(),
+            connections_max: settings.health.connections_max,
+        }))
+    });
+    looked.await.inspect_err(|error| tracing::warn!(%error, "a look at where the daemon works failed")).ok()
+}
+
 async fn of_store(context: &Context) -> Sighting {
     let store = match context.ledger.store() {
         Ok(store) => store,
@@ -306,13 +327,6 @@ async fn of_disk(context: &Context) -> Sighting {
         Ok(Err(error)) => Sighting::Unseen(error),
         Err(error) => Sighting::Unseen(error.to_string()),
     }
-}
-
-/// Room for this user where the directory is or will be, and how large that file system is; in bytes.
-fn room(dir: &Path) -> std::io::Result<(u64, u64)> {
-    let there = dir.ancestors().find(|dir| dir.exists()).unwrap_or(dir);
-    let stat = rustix::fs::statvfs(there)?;
-    Ok((stat.f_bavail.saturating_mul(stat.f_frsize), stat.f_blocks.saturating_mul(stat.f_frsize)))
 }
 
 /// What could be claimed now, and since when. Goes through the todos aside, and not at every evaluation.

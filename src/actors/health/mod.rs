@@ -2,8 +2,8 @@
 //!
 //! Reading order: `turning` (what each thread of the runtime does now), `stacks` (where it is stuck), `inflight` (what is on),
 //! `sampler` with `pulse` and `hangs` (sees a hang while it lasts and dumps it), `watchdog` (the part of it that is an actor),
-//! `jobs` with `run_lock` and `duties` (the daemon's own periodic duties), `readiness` with `evidence` (what is said of all
-//! of it).
+//! `jobs` with `run_lock` and `duties` (the daemon's own periodic duties), `readiness` with `evidence` and `surroundings` (what
+//! is said of all of it, and of the machine around it).
 
 pub mod duties;
 pub mod evidence;
@@ -15,5 +15,6 @@ pub mod readiness;
 pub mod run_lock;
 pub mod sampler;
 pub mod stacks;
+pub mod surroundings;
 pub mod turning;
 pub mod watchdog;

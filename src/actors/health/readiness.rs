@@ -45,6 +45,8 @@ pub struct HealthTerms {
     pub stall_ms: i64,
     /// Less room on disk than so many bytes is too little.
     pub disk_free_min_bytes: u64,
+    /// Open files have to do for so many connections at once.
+    pub connections_max: u64,
 }
 
 /// What is said of the daemon, for everybody to read.
