@@ -190,7 +190,7 @@ async fn daemon(site: &Site, repo: &Repo) -> Option<Spawned> {
     });
     let address = address.await;
     let token = std::fs::read_to_string(site.path("data/token")).expect("token").trim().to_owned();
-    Some(Spawned { child, client: Client::tcp(address, Some(token)) })
+    Some(Spawned { child, client: site.noting(Client::tcp(address, Some(token))) })
 }
 
 /// The incident of this key that is not over, as everybody is shown it.

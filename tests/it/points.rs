@@ -11,7 +11,6 @@ use slugline::actors::faults::Faults;
 use slugline::model::phase::Phase;
 
 use crate::harness::{House, Repo, Site, git, until, write};
-use crate::promises::Promises;
 use crate::scale::{Dice, seed, size};
 
 /// How often each point is met.
@@ -98,10 +97,9 @@ impl Mine {
 }
 
 /// Asks until it is answered well; what a panic makes of an answer is an answer all the same.
-async fn insist(house: &House, promises: &Promises, path: &str, body: &Value) -> Value {
+async fn insist(house: &House, path: &str, body: &Value) -> Value {
     until(path, || async {
         let reply = house.client.post(path, body).await.expect("the daemon answers");
-        promises.told(&reply);
         let answer = reply.json();
         assert!(reply.status < 300 || answer["code"].is_string(), "{path}: {}", reply.text());
         (reply.status == 200 || reply.status == 201).then_some(answer)
@@ -110,17 +108,17 @@ async fn insist(house: &House, promises: &Promises, path: &str, body: &Value) ->
 }
 
 /// A todo from its first call to its end, past every point.
-async fn live(site: &Site, house: &House, repo: &Repo, promises: &Promises, slug: &str) {
+async fn live(site: &Site, house: &House, repo: &Repo, slug: &str) {
     let work = json!({ "lane": "builder", "slug": slug, "wait_ms": 20_000, "refresh": true });
-    insist(house, promises, "/todos/work", &work).await;
+    insist(house, "/todos/work", &work).await;
     repo.write("a.lock", slug);
     repo.write(&format!("todos/{slug}/requirements.md"), "# other words\n");
     repo.commit("the base moves");
-    let order = insist(house, promises, "/todos/work", &work).await;
+    let order = insist(house, "/todos/work", &work).await;
     let token = order["claim"]["token"].clone();
     let session = order["claim"]["session"].as_str().expect("a session");
     let report = json!({ "events": [{ "kind": "note", "text": "hello" }] });
-    insist(house, promises, &format!("/sessions/{session}/events"), &report).await;
+    insist(house, &format!("/sessions/{session}/events"), &report).await;
     let worktree = site.worktree(slug);
     write(&worktree.join("work.txt"), slug);
     git(&worktree, &["add", "--all"]);
@@ -132,8 +130,7 @@ async fn live(site: &Site, house: &House, repo: &Repo, promises: &Promises, slug
     let done = json!({ "token": token, "outcome": "done" });
     let about = format!("/todos/app/{slug}");
     until(&format!("{slug} to be counted"), || async {
-        let reply = house.client.post(&format!("{about}/complete"), &done).await.expect("the daemon answers");
-        promises.told(&reply);
+        house.client.post(&format!("{about}/complete"), &done).await.expect("the daemon answers");
         let stage = house.client.get(&about).await.expect("answers").json()["stage"].clone();
         (stage == "integrate").then_some(())
     })
@@ -153,7 +150,6 @@ async fn a_panic_at_any_named_point_is_answered_and_everything_goes_on() {
         let settings =
             "[prepare]\ncommand = \"true\"\ninputs = [\"a.lock\"]\n[[gates]]\nname = \"g\"\ncommand = \"true\"\n";
         let repo = site.app(&slugs.iter().map(String::as_str).collect::<Vec<_>>(), settings);
-        let promises = Promises::of(&site);
         let quick = [("jobs.readiness_every_ms", "100"), ("jobs.self_heal_every_ms", "100")];
         let house = site.start_with(&[&repo], &quick, mine.faults()).await;
         mine.lay(&all);
@@ -162,14 +158,12 @@ async fn a_panic_at_any_named_point_is_answered_and_everything_goes_on() {
             let slug = slugs.next().unwrap_or_else(|| panic!("these points are never passed: {:?}", mine.left()));
             // Readiness that has not changed is stored again after a minute.
             house.awake_ms.fetch_add(61_000, Ordering::SeqCst);
-            live(&site, &house, &repo, &promises, slug).await;
+            live(&site, &house, &repo, slug).await;
             if TODOS - slugs.len() == BY_CHANCE {
                 mine.surely();
             }
         }
         println!("{} points, {} todos", all.len(), TODOS - slugs.len());
-        promises.kept_by(&house.client).await;
-        house.stop().await;
-        promises.kept_after().await;
+        house.stop_with_all_kept().await;
     }
 }

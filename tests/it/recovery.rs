@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use slugline::cli::client::Client;
 use slugline::model::claim::Terms;
 use slugline::model::desk::{Change, Claimed, Desk, Rules, WipLimits};
 use slugline::model::filed::{Filed, NewTodo};
@@ -19,8 +18,7 @@ use slugline::model::todo::Asker;
 use slugline::store::{Store, Write};
 
 use crate::disk::Disk;
-use crate::harness::{Repo, Site, until};
-use crate::promises::Promises;
+use crate::harness::{Noting, Repo, Site, until};
 use crate::scale::{Dice, seed, size};
 
 /// Todos of a large ledger, each filed and claimed; one in ten given back.
@@ -105,21 +103,21 @@ async fn a_daemon_is_ready_in_time_on_a_ledger_with_ten_thousand_todos() {
 }
 
 /// Workers take every todo, leave work in it, report and file more, until nobody answers.
-async fn work_until_gone(client: &Client, promises: &Promises, filed: &AtomicU64) {
+async fn work_until_gone(client: &Noting, filed: &AtomicU64) {
     let workers = SLUGS.map(|slug| async move {
         for turn in 0..50 {
             let new = json!({ "slug": format!("filed-{}", filed.fetch_add(1, Ordering::SeqCst)), "brief": "do it" });
-            let Ok(reply) = client.post("/todos/app", &new).await else { return };
-            promises.told(&reply);
+            if client.post("/todos/app", &new).await.is_err() {
+                return;
+            }
             let body = json!({ "lane": "builder", "slug": slug, "refresh": true, "wait_ms": if turn % 2 == 0 { 0 } else { 5_000 } });
             let Ok(reply) = client.post("/todos/work", &body).await else { return };
-            promises.told(&reply);
             if reply.status != 200 {
                 continue;
             }
             let body = json!({ "token": reply.json()["claim"]["token"], "outcome": "failed", "reason": "it broke" });
             let path = format!("/todos/app/{slug}/complete");
-            if turn % 3 == 2 && client.post(&path, &body).await.map(|reply| promises.told(&reply)).is_err() {
+            if turn % 3 == 2 && client.post(&path, &body).await.is_err() {
                 return;
             }
         }
@@ -132,7 +130,7 @@ async fn five_deaths_in_a_row(dice: &mut Dice) -> usize {
     let site = Site::new();
     let prepare = "[prepare]\ncommand = \"for i in 1 2 3; do echo $i > out.$i; sleep 0.03; done\"\n";
     let repo: Repo = site.app(&SLUGS, prepare);
-    let (disk, promises, filed) = (Disk::of(&site), Promises::of(&site), AtomicU64::new(0));
+    let (disk, filed) = (Disk::of(&site), AtomicU64::new(0));
     let freely = [
         ("SLUGLINE_ATTEMPTS_MAX", "1000"),
         ("SLUGLINE_ATTEMPTS_BACKOFF_MIN_MS", "0"),
@@ -141,7 +139,7 @@ async fn five_deaths_in_a_row(dice: &mut Dice) -> usize {
     ];
     let mut daemon = site.spawn_with(&[&repo], &disk.vars(&freely)).await;
     disk.kill_at(20 + dice.below(300), dice.below(2) == 0);
-    work_until_gone(&daemon.client, &promises, &filed).await;
+    work_until_gone(&daemon.client, &filed).await;
     daemon.kill();
     let mut before_it_served = 0;
     for _ in 0..IN_A_ROW {
@@ -161,9 +159,7 @@ async fn five_deaths_in_a_row(dice: &mut Dice) -> usize {
         open.as_array().is_some_and(Vec::is_empty).then_some(())
     })
     .await;
-    promises.kept_by(&daemon.client).await;
-    drop(daemon);
-    promises.kept_after().await;
+    daemon.kill_with_all_kept().await;
     let log = site.daemon_log();
     assert!(!log.contains("panicked"), "{log}");
     before_it_served

@@ -74,7 +74,9 @@ fn all(name: &str, seeds: impl Iterator<Item = u64>, each: impl Fn(u64, &Path) -
                     UNEXPECTED.set(0);
                     match catch_unwind(AssertUnwindSafe(|| each(seed, &dir))) {
                         Ok(came_to) if UNEXPECTED.get() == 0 => {
-                            told.lock().unwrap_or_else(PoisonError::into_inner).push(came_to)
+                            // Of a hundred thousand logs nobody has the room.
+                            let came_to = Told { log: String::new(), ..came_to };
+                            told.lock().unwrap_or_else(PoisonError::into_inner).push(came_to);
                         }
                         _ => {
                             println!("TEST_SEED={seed} TEST_WORLDS=1 cargo test --test simulation worlds");
