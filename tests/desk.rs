@@ -668,6 +668,37 @@ fn what_was_claimed_before_a_pause_neither_trips_nor_closes_the_lane_that_opens_
 }
 
 #[test]
+fn a_lane_that_is_open_again_counts_failures_from_nothing() {
+    let base = catalog(12);
+    let mut desk = Desk::new(Rules { wip: WipLimits::default(), ..rules() });
+    desk.base_is(&repo(), &base);
+    let now = Moment::both(0);
+    let lane = asker(0, 0).lane;
+    let next = |desk: &mut Desk| match desk.next(&repo(), &asker(0, 0), &now) {
+        Claimed::Granted { claim, repeated: false } => claim,
+        other => panic!("{other:?}"),
+    };
+    let fail = |desk: &mut Desk| {
+        let claim = next(desk);
+        let said = says(claim.token, Outcome::Failed, "the same thing broke");
+        assert!(matches!(desk.complete(&claim.todo, &said, 0, &now), Completed::Counted { repeated: false, .. }));
+    };
+    fail(&mut desk);
+    fail(&mut desk);
+    assert!(desk.pause(&lane, "a look", None, now.wall) && desk.resume(&lane, now.wall));
+    let probes: u32 = STEPS.iter().sum();
+    for _ in 0..probes {
+        let claim = next(&mut desk);
+        let said = says(claim.token, Outcome::Done, "");
+        let counted = desk.judged(&claim.todo, &said, &around(), &now);
+        assert!(matches!(counted, Completed::Counted { repeated: false, .. }), "{counted:?}");
+    }
+    assert_eq!(desk.lane(&lane).0.gate, Gate::Open);
+    fail(&mut desk);
+    assert_eq!(desk.lane(&lane).0.gate, Gate::Open, "two of the three were of the generation before");
+}
+
+#[test]
 fn a_probe_whose_lease_runs_out_closes_its_lane_again_and_a_claim_from_before_does_not() {
     let base = catalog(6);
     let mut desk = Desk::new(Rules { wip: WipLimits::default(), ..rules() });

@@ -346,6 +346,19 @@ mod tests {
     }
 
     #[test]
+    fn a_full_tally_forgets_the_oldest_for_a_new_failure_and_nothing_for_a_known_one() {
+        let mut tally = Tally::default();
+        for (number, when) in (0..FINGERPRINTS_MAX).zip(0..) {
+            tally.note(&format!("f{number}"), at(when), &TERMS);
+        }
+        let full = i64::try_from(FINGERPRINTS_MAX).expect("a small number");
+        assert_eq!(tally.note("f1", at(full), &TERMS), 2);
+        assert_eq!(tally.note("new", at(full), &TERMS), 1);
+        assert_eq!(tally.recent.len(), FINGERPRINTS_MAX);
+        assert_eq!((tally.note("f2", at(full), &TERMS), tally.note("f0", at(full), &TERMS)), (2, 1));
+    }
+
+    #[test]
     fn failures_from_the_future_of_a_clock_that_was_set_back_do_not_count() {
         let mut tally = Tally::default();
         tally.note("f", at(1_000_000), &TERMS);
