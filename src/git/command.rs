@@ -5,6 +5,7 @@ use std::future::Future;
 use std::path::Path;
 use std::time::Duration;
 
+use super::pipes::Reading;
 use super::repository::Repository;
 use super::{hardening, locks};
 use crate::model::git_fault::GitFault;
@@ -211,9 +212,11 @@ pub(super) async fn once(
         .ok_or_else(|| GitError::State(format!("{} is no worktree of this repository (any more)", cwd.display())))?;
     let has_files = cwd != repo.common_dir();
     repo.refuse_links(&git_dir)?;
+    repo.check()?;
     let env = hardening::environment(repo, &git_dir, has_files)?;
     let argv = std::iter::once("git").chain(args.iter().copied()).map(OsString::from).collect();
     let command = GitCommand { argv, cwd: cwd.to_owned(), env, deadline: DEADLINE, what };
+    let _reading = Reading::git(repo.common_dir(), has_files.then_some(cwd));
     let exit = exec.exec(command).await.map_err(|problem| GitError::NotRun { what, problem })?;
     match (exit.outcome, exit.code) {
         (GitEnd::Exited, Some(0)) => Ok(()),

@@ -9,6 +9,8 @@ pub enum GitFault {
     Disk,
     /// Another git holds a lock, or was quicker.
     Locked,
+    /// Something that is no file stands where it reads one.
+    NoFile,
     /// Objects of the repository are not there or cannot be read.
     Damaged,
     /// Something else.
@@ -17,7 +19,7 @@ pub enum GitFault {
 
 /// What is said of each, in words of git, of the library and of the system; the first that fits counts. git says of a full
 /// disk that it cannot make a lock, and of a file it cannot write whole not why.
-const WORDS: [(GitFault, &[&str]); 3] = [
+const WORDS: [(GitFault, &[&str]); 4] = [
     (
         GitFault::Disk,
         &[
@@ -41,6 +43,7 @@ const WORDS: [(GitFault, &[&str]); 3] = [
             "failed to lock file",
         ],
     ),
+    (GitFault::NoFile, &["it is a pipe", "not a regular file"]),
     (
         GitFault::Damaged,
         &[
@@ -57,6 +60,7 @@ const WORDS: [(GitFault, &[&str]); 3] = [
             "could not parse",
             "failed to unpack tree object",
             "failed to read object",
+            "can not be successfully peeled",
             "failed to parse loose object",
             "corrupt",
         ],
@@ -77,7 +81,7 @@ impl GitFault {
         match self {
             Self::Disk => ProblemCode::StoreUnavailable,
             Self::Locked => ProblemCode::LockTimeout,
-            Self::Damaged => ProblemCode::RepositoryUnusable,
+            Self::NoFile | Self::Damaged => ProblemCode::RepositoryUnusable,
             Self::Other => ProblemCode::Internal,
         }
     }
@@ -90,6 +94,7 @@ impl GitFault {
             Self::Locked => Some(
                 "ask again when that git is done; a lock that a dead git left is taken away once it is a minute old and nobody's",
             ),
+            Self::NoFile => Some("take it away, and ask again"),
             Self::Damaged => Some(
                 "an object of the repository is missing or damaged: `git fsck` names it; bring it back from a clone or a remote, then ask again",
             ),
@@ -154,7 +159,7 @@ mod tests {
 
     #[test]
     fn what_git_says_is_told_as_what_it_means() {
-        use GitFault::{Damaged, Disk, Locked, Other};
+        use GitFault::{Damaged, Disk, Locked, NoFile, Other};
         for (said, fault) in [
             ("fatal: Unable to create '/r/.git/index.lock': File exists.", Locked),
             ("fatal: Unable to create '/r/.git/index.lock': No space left on device", Disk),
@@ -167,6 +172,8 @@ mod tests {
             ("error: Could not write new index file.", Disk),
             ("/d/todos/fix.md: No space left on device (os error 28)", Disk),
             ("/d/todos: Read-only file system (os error 30)", Disk),
+            ("/d/fix/.gitignore: it is a pipe, and git reads a file of that name", NoFile),
+            ("/r/.git/info/exclude: not a regular file", NoFile),
             ("fatal: unable to read tree (4b825dc642cb6eb9a060e54bf8d69288fbee4904)", Damaged),
             ("error: unable to read sha1 file of README.md (1269488f7fb1f4b56a8c0e5eb48cecbfadfa9219)", Damaged),
             ("object not found - no match for id (4b825dc642cb6eb9a060e54bf8d69288fbee4904)", Damaged),
