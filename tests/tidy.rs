@@ -258,15 +258,14 @@ const BREAK: [&str; 11] = [
     "swaps",
 ];
 
-/// The tests of a file that end without asking for the promises of `tests/it/promises.rs`.
+/// The tests of a file that end without asking for the promises of `tests/it/promises.rs`, themselves or in what they call.
 fn unasked(text: &str) -> Vec<&str> {
-    let asks =
-        |test: &&str| test.contains("_all_kept(") || test.contains("kept_after(") || test.contains("all_faults_in");
-    let named = |test: &'_ str| test.find("fn ").map_or(0, |at| at + 3);
-    tests_in(text)
-        .filter(|test| !asks(test))
-        .map(|test| test[named(test)..].split('(').next().unwrap_or(test))
-        .collect()
+    let asks = |code: &str| code.contains("_all_kept(") || code.contains("kept_after(");
+    let name =
+        |code: &'_ str| code.find("fn ").map(|at| &code[at + 3..]).and_then(|rest| rest.split(['(', '<']).next());
+    let asking: Vec<&str> = text.split("\n}\n").filter(|code| asks(code)).filter_map(name).collect();
+    let calls = |test: &str| asking.iter().any(|name| test.contains(&format!("{name}(")));
+    tests_in(text).filter(|test| !asks(test) && !calls(test)).filter_map(name).collect()
 }
 
 #[test]
@@ -274,7 +273,9 @@ fn whatever_is_broken_all_promises_are_asked_for() {
     for (file, text) in texts("tests/it").iter().filter(|(file, _)| BREAK.contains(&file.trim_end_matches(".rs"))) {
         assert_eq!(unasked(text), Vec::<&str>::new(), "{file}");
     }
-    assert_eq!(unasked("\n#[tokio::test]\nasync fn breaks() {\n    house.stop().await;\n}\n"), ["breaks"]);
+    let asks = "\nasync fn all() {\n    house.stop_with_all_kept().await;\n}\n";
+    let test = |calls: &str| format!("{asks}\n#[tokio::test]\nasync fn breaks() {{\n    {calls};\n}}\n");
+    assert_eq!((unasked(&test("all()")), unasked(&test("house.stop()"))), (vec![], vec!["breaks"]));
 }
 
 /// The names of tests a page of ours gives, such as `worktree::what_is_…`.

@@ -52,7 +52,7 @@ pub async fn acquire(
             Ok(None) if begun.elapsed() >= limit => break Err(timed_out(&path, limit)),
             Ok(None) => {}
             Err(error) => {
-                break Err(Problem::new(ProblemCode::Internal, format!("cannot lock {}: {error}", path.display())));
+                break Err(not_kept("lock", &path, &error));
             }
         }
         tokio::select! {
@@ -103,6 +103,16 @@ pub fn write_whole(path: &Path, content: &[u8]) -> io::Result<()> {
 pub fn write_to_stay(path: &Path, content: &[u8]) -> io::Result<()> {
     write_whole(path, content)?;
     path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
+}
+
+/// The problem of something of the daemon's own that its disk does not take: what asked for it can be asked for again when
+/// it does.
+pub fn not_kept(what: &str, path: &Path, error: &io::Error) -> Problem {
+    let detail = format!(
+        "{what} {} cannot be written ({error}); make room there, or make it writable, and ask again",
+        path.display()
+    );
+    Problem::new(ProblemCode::StoreUnavailable, detail).retry_after(1_000)
 }
 
 /// Makes a directory and its parents for this user alone.

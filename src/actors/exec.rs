@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::context::Context;
-use super::exclusion::private_parent;
+use super::exclusion::{not_kept, private_parent};
 use super::health::inflight::{CommandOn, Pid};
 use super::run::{PhaseFault, Run};
 use crate::git::{Exec, GitCommand, GitEnd, GitExit};
@@ -94,10 +94,7 @@ impl RunExec {
         let _permit = permit.map_err(|_| cancelled())?;
         let env = [self.context.environment.clone(), self.extra.clone()].concat();
         let spec = self.spec(shell(command), self.cwd.clone(), env, deadline, WhenDaemonDies::Kill).await?;
-        self.run(spec).await.map_err(|error| PhaseFault {
-            problem: Problem::new(ProblemCode::Internal, format!("`{command}` could not be run: {error}")),
-            outcome: Outcome::Error,
-        })
+        self.run(spec).await.map_err(|error| not_run(&format!("`{command}`"), &error).into())
     }
 
     async fn spec(
@@ -107,15 +104,13 @@ impl RunExec {
         env: Vec<(OsString, OsString)>,
         deadline: Duration,
         when_daemon_dies: WhenDaemonDies,
-    ) -> Result<CommandSpec, PhaseFault> {
+    ) -> Result<CommandSpec, Problem> {
         let log = self.log.clone();
         let log = tokio::task::spawn_blocking(move || private_parent(log))
             .await
             .map_err(std::io::Error::other)
             .and_then(|made| made);
-        let log = log.map_err(|error| {
-            Problem::new(ProblemCode::Internal, format!("log directory {}: {error}", self.log.display()))
-        })?;
+        let log = log.map_err(|error| not_kept("the directory of log", &self.log, &error))?;
         Ok(CommandSpec {
             argv,
             cwd,
@@ -241,6 +236,20 @@ fn cancelled() -> PhaseFault {
     }
 }
 
+/// The problem of a command that could not be run.
+fn not_run(command: &str, error: &ProcessError) -> Problem {
+    match error {
+        ProcessError::Log { path, source } => not_kept("log", path, source),
+        ProcessError::ShuttingDown => Problem::new(ProblemCode::Draining, error.to_string()),
+        ProcessError::NoCommand
+        | ProcessError::Helper { .. }
+        | ProcessError::NotStarted { .. }
+        | ProcessError::HelperLost { .. } => {
+            Problem::new(ProblemCode::Internal, format!("{command} could not be run: {error}"))
+        }
+    }
+}
+
 fn ended(exit: &Exit) -> metric::Ended {
     let result = match exit.outcome {
         ExitOutcome::Code(0) => metric::ExitResult::Ok,
@@ -256,15 +265,12 @@ fn ended(exit: &Exit) -> metric::Ended {
 }
 
 impl Exec for RunExec {
-    async fn exec(&self, command: GitCommand) -> Result<GitExit, String> {
+    async fn exec(&self, command: GitCommand) -> Result<GitExit, Problem> {
         let begun = Instant::now();
         let env = [self.context.environment.clone(), command.env].concat();
         let deadline = command.deadline.min(self.context.settings.git_timeout);
-        let spec = self
-            .spec(command.argv, command.cwd, env, deadline, WhenDaemonDies::Finish)
-            .await
-            .map_err(|fault| fault.problem.detail)?;
-        let exit = self.run(spec).await.map_err(|error| error.to_string())?;
+        let spec = self.spec(command.argv, command.cwd, env, deadline, WhenDaemonDies::Finish).await?;
+        let exit = self.run(spec).await.map_err(|error| not_run("its command", &error))?;
         let ended_well = exit.outcome == ExitOutcome::Code(0);
         git_metric::operation_finished(command.what, ended_well, begun.elapsed());
         Ok(GitExit {

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::inputs::{self, Inputs};
 use super::ledger::Ledger;
 use super::repo::{Base, Repo};
-use crate::git::{Change, ForeignReason, Place, Seen};
+use crate::git::{Change, ForeignReason, GitError, Place, Seen};
 use crate::model::ids::{Oid, Slug, TodoKey};
 use crate::model::phase::Phase;
 use crate::model::plan::{ClaimState, GatesState, MainState, PrepareState, Probe, TodoFilesState, WorktreeState};
@@ -280,8 +280,13 @@ impl Lap {
     }
 }
 
-fn unreadable(path: &Path, error: &dyn std::fmt::Display) -> Problem {
-    Problem::new(ProblemCode::RepositoryUnusable, format!("{}: {error}", path.display()))
+/// Whatever keeps a look from seeing, it has a name.
+fn unreadable(path: &Path, error: &GitError) -> Problem {
+    let mut problem = error.problem(&path.display().to_string());
+    if problem.code == ProblemCode::Internal {
+        problem.code = ProblemCode::RepositoryUnusable;
+    }
+    problem
 }
 
 /// State, head with whether a git operation is in progress, and what is foreign about it.

@@ -5,9 +5,12 @@ use std::future::Future;
 use std::path::Path;
 use std::time::Duration;
 
+use super::pipes::Reading;
 use super::repository::Repository;
 use super::{hardening, locks};
+use crate::model::git_fault::GitFault;
 use crate::model::mask::masked;
+use crate::model::problem::{Problem, ProblemCode};
 
 /// What one git command gets unless the daemon's settings give less.
 pub const DEADLINE: Duration = Duration::from_secs(600);
@@ -57,7 +60,7 @@ pub struct GitExit {
 /// Runs git command lines: in a process group of their own, with a deadline, with the caller's exclusion.
 pub trait Exec: Send + Sync {
     /// Runs one. The error is for what kept it from running at all.
-    fn exec(&self, command: GitCommand) -> impl Future<Output = Result<GitExit, String>> + Send;
+    fn exec(&self, command: GitCommand) -> impl Future<Output = Result<GitExit, Problem>> + Send;
 }
 
 /// Why a git operation did not do what it should.
@@ -73,22 +76,23 @@ pub enum GitError {
         /// What it said.
         tail: String,
     },
-    /// It was ended.
-    #[error("git {what} was ended before it was done ({how})")]
-    Ended {
-        /// The operation.
-        what: &'static str,
-        /// Cancelled or out of time.
-        how: &'static str,
-    },
+    /// It took longer than it may.
+    #[error("git {0} did not end in the time it has and was ended")]
+    TimedOut(&'static str),
+    /// It was ended because the caller asked for it.
+    #[error("git {0} was ended before it was done")]
+    Cancelled(&'static str),
     /// It could not be run.
-    #[error("git {what} could not be run: {reason}")]
+    #[error("git {what} could not be run: {}", problem.detail)]
     NotRun {
         /// The operation.
         what: &'static str,
         /// Why.
-        reason: String,
+        problem: Problem,
     },
+    /// Somebody else works there, and was quicker.
+    #[error("{0}; nothing of it is lost: ask again")]
+    Overtaken(String),
     /// The library said no.
     #[error("{what}: {reason}")]
     Library {
@@ -120,16 +124,38 @@ impl GitError {
         move |error| Self::File { path: path.display().to_string(), reason: error.to_string() }
     }
 
+    fn fault(&self) -> GitFault {
+        match self {
+            Self::Command { tail: said, .. } | Self::Library { reason: said, .. } | Self::File { reason: said, .. } => {
+                GitFault::of(said)
+            }
+            _ => GitFault::Other,
+        }
+    }
+
     /// Whether another git held a lock.
     #[must_use]
     pub fn is_lock_contention(&self) -> bool {
-        const SIGNS: [&str; 5] =
-            ["could not lock", "Unable to create", ".lock': File exists", "cannot lock ref", "Another git process"];
-        matches!(self, Self::Command { tail, .. } if SIGNS.iter().any(|sign| tail.contains(sign)))
+        self.fault() == GitFault::Locked
+    }
+
+    /// The problem of whoever wanted it: what was wanted, what came instead, and the way out as far as it is known.
+    #[must_use]
+    pub fn problem(&self, wanted: &str) -> Problem {
+        let code = match self {
+            Self::TimedOut(_) => ProblemCode::DeadlineExceeded,
+            Self::Cancelled(_) => ProblemCode::Cancelled,
+            Self::NotRun { problem, .. } => problem.code,
+            Self::Overtaken(_) => ProblemCode::LockTimeout,
+            Self::Command { .. } | Self::Library { .. } | Self::File { .. } | Self::State(_) => self.fault().code(),
+        };
+        let way_out = self.fault().way_out().map(|way| format!("; {way}")).unwrap_or_default();
+        Problem::new(code, format!("{wanted}: {self}{way_out}"))
     }
 }
 
-/// Runs `git <args>` in `cwd`, hardened; tries again while another git holds a lock.
+/// Runs `git <args>` in `cwd`, hardened; tries again while another git holds a lock. Only for what can be done again from
+/// wherever it was left.
 pub(super) async fn run(
     repo: &Repository,
     exec: &impl Exec,
@@ -137,41 +163,77 @@ pub(super) async fn run(
     what: &'static str,
     args: &[&str],
 ) -> Result<(), GitError> {
-    let mut pause = PAUSE_MIN;
+    let mut tries = Tries::default();
+    loop {
+        match once(repo, exec, cwd, what, args).await {
+            Err(error) if tries.again(repo, cwd, &error).await => {}
+            done => return done,
+        }
+    }
+}
+
+/// Tries of one command, and the pauses between them.
+pub(super) struct Tries {
+    made: u32,
+    pause: Duration,
+}
+
+impl Default for Tries {
+    fn default() -> Self {
+        Self { made: 0, pause: PAUSE_MIN }
+    }
+}
+
+impl Tries {
+    /// Whether a command that failed is tried again: when another git held a lock and it was not tried often enough. By
+    /// then a pause has passed, and a lock that is nobody's is gone. The caller holds the exclusion of the worktree at `cwd`.
+    pub(super) async fn again(&mut self, repo: &Repository, cwd: &Path, error: &GitError) -> bool {
+        self.made += 1;
+        if !error.is_lock_contention() || self.made >= TRIES {
+            return false;
+        }
+        locks::clear_stale(repo, cwd, &error.to_string());
+        tokio::time::sleep(self.pause.mul_f64(0.5 + jitter() / 2.0)).await;
+        self.pause = (self.pause * 2).min(PAUSE_MAX);
+        true
+    }
+}
+
+/// Runs `git <args>` in `cwd` once, hardened.
+pub(super) async fn once(
+    repo: &Repository,
+    exec: &impl Exec,
+    cwd: &Path,
+    what: &'static str,
+    args: &[&str],
+) -> Result<(), GitError> {
     let git_dir = repo
         .git_dir_of(cwd)
         .ok_or_else(|| GitError::State(format!("{} is no worktree of this repository (any more)", cwd.display())))?;
     let has_files = cwd != repo.common_dir();
-    for attempt in 1.. {
-        repo.refuse_links(&git_dir)?;
-        let env = hardening::environment(repo, &git_dir, has_files)?;
-        let argv = std::iter::once("git").chain(args.iter().copied()).map(OsString::from).collect();
-        let command = GitCommand { argv, cwd: cwd.to_owned(), env, deadline: DEADLINE, what };
-        let exit = exec.exec(command).await.map_err(|reason| GitError::NotRun { what, reason })?;
-        let error = match (exit.outcome, exit.code) {
-            (GitEnd::Exited, Some(0)) => return Ok(()),
-            (GitEnd::TimedOut, _) => return Err(GitError::Ended { what, how: "out of time" }),
-            (GitEnd::Cancelled, _) => return Err(GitError::Ended { what, how: "cancelled" }),
-            (GitEnd::Exited, code) => GitError::Command {
-                what,
-                status: code.map_or_else(|| "a signal".to_owned(), |code| format!("exit code {code}")),
-                tail: with_lock(exit.tail.trim(), &git_dir),
-            },
-        };
-        if !error.is_lock_contention() || attempt >= TRIES {
-            return Err(error);
-        }
-        locks::clear_stale(repo, cwd, &error.to_string());
-        tokio::time::sleep(pause.mul_f64(0.5 + jitter() / 2.0)).await;
-        pause = (pause * 2).min(PAUSE_MAX);
+    repo.refuse_links(&git_dir)?;
+    repo.check()?;
+    let env = hardening::environment(repo, &git_dir, has_files)?;
+    let argv = std::iter::once("git").chain(args.iter().copied()).map(OsString::from).collect();
+    let command = GitCommand { argv, cwd: cwd.to_owned(), env, deadline: DEADLINE, what };
+    let _reading = Reading::git(repo.common_dir(), has_files.then_some(cwd));
+    let exit = exec.exec(command).await.map_err(|problem| GitError::NotRun { what, problem })?;
+    match (exit.outcome, exit.code) {
+        (GitEnd::Exited, Some(0)) => Ok(()),
+        (GitEnd::TimedOut, _) => Err(GitError::TimedOut(what)),
+        (GitEnd::Cancelled, _) => Err(GitError::Cancelled(what)),
+        (GitEnd::Exited, code) => Err(GitError::Command {
+            what,
+            status: code.map_or_else(|| "a signal".to_owned(), |code| format!("exit code {code}")),
+            tail: with_lock(exit.tail.trim(), &git_dir),
+        }),
     }
-    unreachable!("the loop returns at its last try")
 }
 
 /// What git said, with the lock it met: a merge says only that it could not write the index.
 fn with_lock(said: &str, git_dir: &Path) -> String {
     let lock = git_dir.join("index.lock");
-    let met = said.contains("Unable to write index") && lock.symlink_metadata().is_ok();
+    let met = said.contains("nable to write index") && lock.symlink_metadata().is_ok();
     if met { format!("{said}\nUnable to create '{}': File exists.", lock.display()) } else { said.to_owned() }
 }
 

@@ -15,7 +15,7 @@ use super::configuration::{Setting, Settings};
 use super::{GitError, Repository};
 
 /// Always set, whatever any file says.
-const ALWAYS: [(&str, &str); 17] = [
+const ALWAYS: [(&str, &str); 18] = [
     ("core.hooksPath", "/dev/null"),
     ("core.fsmonitor", "false"),
     ("core.pager", "cat"),
@@ -33,6 +33,8 @@ const ALWAYS: [(&str, &str); 17] = [
     ("protocol.ext.allow", "never"),
     ("worktree.guessRemote", "false"),
     ("rebase.autoStash", "false"),
+    // A merge waits for it in vain, a second for each ref that is not there; where it counts we try again ourselves.
+    ("core.packedRefsTimeout", "100"),
 ];
 
 /// The environment of every git command, besides the overrides: no questions, no programs to ask with, no transport that is

@@ -2,6 +2,7 @@
 //! either older than this boot or open in no process while no git works where it could have been taken: git closes most
 //! locks while it holds them. In doubt it stays, and the error that names it goes to the caller.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -13,12 +14,18 @@ use crate::metrics::git::{self as metric, StaleLock};
 /// git holds its locks for milliseconds, long rebases of an index for seconds. A minute is beyond both.
 const STALE_AFTER: Duration = Duration::from_secs(60);
 
-/// Looks at the lock git complained about, if it is one of this repository's, and removes it when it is nobody's.
+/// Looks at the locks git complained about, if they are this repository's, and removes those that are nobody's.
 /// The caller holds the exclusion of the worktree at `cwd`.
 pub(super) fn clear_stale(repo: &Repository, cwd: &Path, complaint: &str) {
-    let Some(lock) = named_lock(complaint).filter(|lock| lock.starts_with(repo.common_dir())) else { return };
-    if places(repo, cwd, &lock).is_some_and(|places| is_nobodys(&lock, &places)) {
-        let removed = fs::remove_file(&lock);
+    let named: BTreeSet<PathBuf> = named_locks(complaint).collect();
+    for lock in named.into_iter().filter(|lock| lock.starts_with(repo.common_dir())) {
+        clear_one(repo, cwd, &lock);
+    }
+}
+
+fn clear_one(repo: &Repository, cwd: &Path, lock: &Path) {
+    if places(repo, cwd, lock).is_some_and(|places| is_nobodys(lock, &places)) {
+        let removed = fs::remove_file(lock);
         metric::stale_lock(if removed.is_ok() { StaleLock::Removed } else { StaleLock::Left });
         tracing::warn!(lock = %lock.display(), removed = removed.is_ok(), "a stale git lock that is nobody's");
     } else {
@@ -28,10 +35,10 @@ pub(super) fn clear_stale(repo: &Repository, cwd: &Path, complaint: &str) {
 }
 
 /// git names the lock in quotes: `Unable to create '/…/index.lock': File exists.`
-fn named_lock(complaint: &str) -> Option<PathBuf> {
-    let (_, rest) = complaint.split_once("Unable to create '")?;
-    let (path, _) = rest.split_once('\'')?;
-    path.ends_with(".lock").then(|| PathBuf::from(path))
+/// One that it only met on its way comes before the one that stopped it.
+fn named_locks(complaint: &str) -> impl Iterator<Item = PathBuf> + '_ {
+    let rests = complaint.split("Unable to create '").skip(1);
+    rests.filter_map(|rest| Some(rest.split_once('\'')?.0)).filter(|path| path.ends_with(".lock")).map(PathBuf::from)
 }
 
 /// Where a git works that may hold this lock: one of the worktree's own belongs to who works in that worktree, one that
@@ -150,11 +157,14 @@ mod tests {
 
     #[test]
     fn only_a_lock_git_names_is_looked_at() {
+        let named = |complaint: &str| named_locks(complaint).collect::<Vec<_>>();
         assert_eq!(
-            named_lock("fatal: Unable to create '/r/.git/index.lock': File exists."),
-            Some("/r/.git/index.lock".into())
+            named("fatal: Unable to create '/r/.git/index.lock': File exists."),
+            [Path::new("/r/.git/index.lock")]
         );
-        assert_eq!(named_lock("error: could not lock config file .git/config"), None);
-        assert_eq!(named_lock("Unable to create '/etc/passwd': File exists"), None);
+        let two = "error: Unable to create '/r/.git/packed-refs.lock': File exists.\n\nfatal: cannot lock ref 'HEAD': Unable to create '/r/.git/HEAD.lock': File exists.";
+        assert_eq!(named(two), [Path::new("/r/.git/packed-refs.lock"), Path::new("/r/.git/HEAD.lock")]);
+        assert!(named("error: could not lock config file .git/config").is_empty());
+        assert!(named("Unable to create '/etc/passwd': File exists").is_empty());
     }
 }

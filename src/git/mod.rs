@@ -1,7 +1,7 @@
 //! Repositories, refs, worktrees and syncing. `git2` types and knowledge of git's files stop at this door.
 //!
 //! May know `model` and `metrics`. Starts no process itself: git command lines go out through [`Exec`]. Reading order: `repository`
-//! (opening), `files` and `configuration` (what is read of it, without trust), `stamp`, `refs` and `place` (the cheap look, by
+//! (opening), `files`, `configuration` and `pipes` (what is read of it, without trust), `stamp`, `refs` and `place` (the cheap look, by
 //! stats and small reads), `base` (what a base commit says), `status`, `registry`, `history`, `index`, `scan` and
 //! `porcelain` (what is shown of worktrees), `watch` (being told what changes),
 //! `planted`, `hardening` and `command` (how git is run so that nothing planted runs with it), `worktree`, `sync`, `todo_sync`
@@ -19,6 +19,7 @@ mod hardening;
 mod history;
 mod index;
 mod locks;
+mod pipes;
 mod place;
 mod planted;
 pub mod porcelain;

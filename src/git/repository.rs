@@ -10,6 +10,7 @@ use super::configuration::Settings;
 use super::files::{self, Links};
 use super::history::Remembered;
 use super::index::{INDEX_BYTES_MAX, count_is_possible};
+use super::pipes::{self, Reading};
 use super::refs::{PACKED_BYTES_MAX, PackedRefs, read_small};
 use super::scan::ScanRules;
 use super::stamp::Witness;
@@ -21,6 +22,8 @@ use crate::model::ids::{Oid, RepoName};
 const EXAMPLES: usize = 5;
 /// A list of other object stores beyond this was not made by git.
 const ALTERNATES_BYTES_MAX: u64 = 64 << 10;
+/// Nor patterns or attributes of the whole repository.
+const PATTERNS_BYTES_MAX: u64 = 16 << 20;
 
 /// Why a registered path cannot be served.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -101,6 +104,28 @@ pub struct Repository {
     pub(super) own_links: BTreeSet<PathBuf>,
     /// The stamps of what the library reads whole, while they say that it may.
     checked: Mutex<Option<Witness>>,
+}
+
+/// A handle of the library while it is used.
+pub(super) struct Library<H> {
+    handle: H,
+    _reading: Reading,
+}
+
+impl std::ops::Deref for Library<MutexGuard<'_, git2::Repository>> {
+    type Target = git2::Repository;
+
+    fn deref(&self) -> &git2::Repository {
+        &self.handle
+    }
+}
+
+impl std::ops::Deref for Library<git2::Repository> {
+    type Target = git2::Repository;
+
+    fn deref(&self) -> &git2::Repository {
+        &self.handle
+    }
 }
 
 impl std::fmt::Debug for Repository {
@@ -242,12 +267,14 @@ impl Repository {
 
     /// The library handle, for one short use. Some stats make sure that what the library reads whole, again and again,
     /// is still what can be read.
-    pub(super) fn library(&self) -> Result<MutexGuard<'_, git2::Repository>, git2::Error> {
+    pub(super) fn library(&self) -> Result<Library<MutexGuard<'_, git2::Repository>>, git2::Error> {
         self.check().map_err(|error| git2::Error::from_str(&error.to_string()))?;
-        Ok(self.handle.lock().unwrap_or_else(PoisonError::into_inner))
+        let handle = self.handle.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(Library { handle, _reading: Reading::library(&self.common_dir, Some(&self.main_path)) })
     }
 
-    fn check(&self) -> Result<(), GitError> {
+    /// Makes sure that what git and the library read whole can be read.
+    pub(super) fn check(&self) -> Result<(), GitError> {
         let mut checked = self.checked.lock().unwrap_or_else(PoisonError::into_inner);
         if checked.as_ref().is_some_and(Witness::holds) {
             return Ok(());
@@ -258,12 +285,14 @@ impl Repository {
     }
 
     /// The library's handle on one worktree and on nothing else, whatever its own files or the configuration say.
-    pub(super) fn open_worktree(&self, path: &Path) -> Result<git2::Repository, git2::Error> {
+    pub(super) fn open_worktree(&self, path: &Path) -> Result<Library<git2::Repository>, git2::Error> {
         let refused = |error: &dyn std::fmt::Display| git2::Error::from_str(&error.to_string());
         self.check().map_err(|error| refused(&error))?;
+        refuse_pipe(path).map_err(|error| refused(&error))?;
         let git_dir = self.git_dir_of(path).ok_or_else(|| refused(&"it is no worktree of this repository"))?;
         Settings::read([git_dir.join("config.worktree")]).map_err(|error| refused(&error))?;
         check_index(&git_dir.join("index")).map_err(|error| refused(&error))?;
+        let reading = Reading::library(&self.common_dir, Some(path));
         let flags = git2::RepositoryOpenFlags::NO_SEARCH | git2::RepositoryOpenFlags::NO_DOTGIT;
         let opened = git2::Repository::open_ext(&git_dir, flags, std::iter::empty::<&Path>())?;
         let is = |is: &Path, wanted: &Path| is.canonicalize().is_ok_and(|is| is == wanted);
@@ -271,7 +300,7 @@ impl Repository {
             return Err(refused(&"its git directory leads somewhere else"));
         }
         opened.set_workdir(path, false)?;
-        Ok(opened)
+        Ok(Library { handle: opened, _reading: reading })
     }
 
     /// The git directory of a worktree that is there: the shared one of the main worktree, that of its registration
@@ -340,22 +369,28 @@ fn common_dir_of(path: &Path) -> Option<PathBuf> {
 /// of a size that can be, and that the configuration does not include itself to death. What comes back says how long
 /// that holds.
 fn check(common_dir: &Path) -> Result<Witness, GitError> {
-    let (packed, alternates) = (common_dir.join("packed-refs"), common_dir.join("objects/info/alternates"));
+    let [packed, alternates, exclude, attributes] =
+        ["packed-refs", "objects/info/alternates", "info/exclude", "info/attributes"].map(|name| common_dir.join(name));
     let configuration = ["config", "config.worktree"].map(|name| common_dir.join(name));
     // The stamps are taken before anything is read. What is included is not known before that; it is read again when it
     // is looked at again.
-    let before = Witness::of(configuration.iter().cloned().chain([packed.clone(), alternates.clone()]));
+    let whole = [packed.clone(), alternates.clone(), exclude.clone(), attributes.clone()];
+    let before = Witness::of(configuration.iter().cloned().chain(whole));
     let read = Settings::read(configuration)?;
     for (file, limit) in [(packed, PACKED_BYTES_MAX), (alternates, ALTERNATES_BYTES_MAX)] {
-        is_readable(&file, limit)?;
+        is_readable(&file, limit, Links::Refused)?;
+    }
+    // Some keep these of theirs elsewhere.
+    for file in [exclude, attributes] {
+        is_readable(&file, PATTERNS_BYTES_MAX, Links::Followed)?;
     }
     Ok(before.and(read.files))
 }
 
 /// Whether the library may read a file whole; one that is not there it may.
-fn is_readable(path: &Path, limit: u64) -> Result<Option<std::fs::File>, GitError> {
+fn is_readable(path: &Path, limit: u64, links: Links) -> Result<Option<std::fs::File>, GitError> {
     let fault = |reason: String| GitError::File { path: path.display().to_string(), reason };
-    let Some(file) = files::open(path, Links::Refused).map_err(|error| fault(error.to_string()))? else {
+    let Some(file) = files::open(path, links).map_err(|error| fault(error.to_string()))? else {
         return Ok(None);
     };
     match file.metadata() {
@@ -365,10 +400,19 @@ fn is_readable(path: &Path, limit: u64) -> Result<Option<std::fs::File>, GitErro
     }
 }
 
+/// Refuses a worktree in which somebody waited at a pipe that is still there.
+pub(super) fn refuse_pipe(worktree: &Path) -> Result<(), GitError> {
+    let refused = |pipe: PathBuf| GitError::File {
+        path: pipe.display().to_string(),
+        reason: "it is a pipe, and git reads a file of that name".to_owned(),
+    };
+    pipes::known_below(worktree).map_or(Ok(()), |pipe| Err(refused(pipe)))
+}
+
 /// The library sets room aside for as many files as an index says it has, whatever its size.
 fn check_index(path: &Path) -> Result<(), GitError> {
     use std::io::Read as _;
-    let Some(mut file) = is_readable(path, INDEX_BYTES_MAX)? else { return Ok(()) };
+    let Some(mut file) = is_readable(path, INDEX_BYTES_MAX, Links::Refused)? else { return Ok(()) };
     let length = file.metadata().map_err(GitError::file(path))?.len();
     let mut header = [0; 12];
     match file.read_exact(&mut header) {

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use git2::{Status, StatusOptions};
 
+use super::repository::refuse_pipe;
 use super::{GitError, Repository};
 use crate::metrics::git::{self as metric, LibraryOp};
 
@@ -42,6 +43,8 @@ impl Repository {
             .no_refresh(false);
         let look = || repo.statuses(Some(&mut options));
         let statuses = metric::timed(LibraryOp::LocalChanges, look).map_err(fault())?;
+        // What was read of one is nothing, and nothing can be said.
+        refuse_pipe(worktree)?;
         let change = |entry: git2::StatusEntry<'_>| {
             let kind = if entry.status() == Status::WT_NEW { ChangeKind::Untracked } else { ChangeKind::Tracked };
             Change { path: String::from_utf8_lossy(entry.path_bytes()).into_owned(), kind }

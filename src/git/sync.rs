@@ -7,12 +7,14 @@ use std::sync::Arc;
 
 use git2::{Delta, DiffOptions, ObjectType};
 
-use super::command::{Exec, GitError, run};
+use super::command::{Exec, GitError, Tries, once, run};
 use super::files;
 use super::place::Place;
+use super::refs::read_small;
 use super::repository::Repository;
 use super::{id_of, oid_of};
 use crate::metrics::git::{self as metric, LibraryOp};
+use crate::model::git_fault::{Branch, Left, Settlement, settlement};
 use crate::model::ids::{Oid, Slug};
 use crate::model::repo_config::SyncMode;
 
@@ -22,7 +24,7 @@ const FILES_MAX: usize = 100;
 const WORKER_FILE_BYTES_MAX: u64 = 64 << 20;
 
 /// What came of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum SyncOutcome {
     /// The branch contains the base.
     Merged {
@@ -39,6 +41,11 @@ pub enum SyncOutcome {
         /// Those files.
         files: Vec<String>,
     },
+    /// It failed, and nothing of it is left.
+    Failed {
+        /// Why.
+        error: GitError,
+    },
 }
 
 /// Brings `base` into the branch at `head` that is checked out at `path`. The caller holds the exclusion and has seen
@@ -53,8 +60,7 @@ pub async fn merge_base_in(
     mode: SyncMode,
 ) -> Result<SyncOutcome, GitError> {
     let (git, at, from, to) = (repo.clone(), path.to_owned(), head.clone(), base.clone());
-    let foreseen = tokio::task::spawn_blocking(move || foresee(&git, &at, &from, &to, mode)).await;
-    if let Some(outcome) = foreseen.map_err(|error| GitError::State(format!("looking ahead failed: {error}")))?? {
+    if let Some(outcome) = blocking(move || foresee(&git, &at, &from, &to, mode)).await? {
         return Ok(outcome);
     }
     let message = format!("Merge {} into {slug}", repo.base_branch());
@@ -77,45 +83,103 @@ pub async fn merge_base_in(
             vec!["merge", "--quiet", "--no-stat", "--no-edit", "--no-verify-signatures", "-m", &message, base.as_str()],
         ),
     };
-    match run(repo, exec, path, what, &args).await {
-        Ok(()) => {
-            let head =
-                repo.branch_oid(slug).ok_or_else(|| GitError::State(format!("branch {slug} is gone after {what}")))?;
-            Ok(SyncOutcome::Merged { head })
+    let mut tries = Tries::default();
+    loop {
+        let Err(error) = once(repo, exec, path, what, &args).await else { return merged(repo, slug) };
+        // What is tried again begins where it began: git does not go on with what it left half done.
+        let (came_to, files) = settle(repo, exec, path, slug, head, base).await?;
+        match came_to {
+            Settlement::Synced => return merged(repo, slug),
+            Settlement::Conflict => return Ok(SyncOutcome::Conflict { files }),
+            Settlement::Undone if tries.again(repo, path, &error).await => {}
+            Settlement::Undone => return Ok(SyncOutcome::Failed { error }),
+            Settlement::Overtaken => {
+                let said = format!("somebody else worked on branch {slug} while the base was brought in");
+                return Ok(SyncOutcome::Failed { error: GitError::Overtaken(said) });
+            }
+            Settlement::Unfinished => return Err(unfinished(path)),
         }
-        Err(error) => undo_failed(repo, exec, path, slug, head, error).await,
     }
 }
 
-/// A merge or rebase that stopped half way is undone; if it stopped at conflicts, they are named.
-async fn undo_failed(
+fn merged(repo: &Repository, slug: &Slug) -> Result<SyncOutcome, GitError> {
+    let gone = || GitError::Overtaken(format!("branch {slug} was taken away after the base was brought in"));
+    Ok(SyncOutcome::Merged { head: repo.branch_oid(slug).ok_or_else(gone)? })
+}
+
+fn unfinished(path: &Path) -> GitError {
+    GitError::Overtaken(format!("somebody else goes on with what was called off in {}", path.display()))
+}
+
+/// Calls off what a sync that failed or was cut short left half done, and says what has come of it. Of a branch that is
+/// where it was, files are put back as they were at `head`. The files are those that were in conflict.
+async fn settle(
     repo: &Arc<Repository>,
     exec: &impl Exec,
     path: &Path,
     slug: &Slug,
     head: &Oid,
-    error: GitError,
-) -> Result<SyncOutcome, GitError> {
-    let files = unmerged(repo, path);
-    abort(repo, exec, path, slug).await?;
-    if repo.branch_oid(slug).as_ref() != Some(head) {
-        return Err(GitError::State(format!(
-            "after undoing ({error}) branch {slug} is not where it was: look at its reflog"
-        )));
+    base: &Oid,
+) -> Result<(Settlement, Vec<String>), GitError> {
+    let (git, at, of, to) = (repo.clone(), path.to_owned(), slug.clone(), base.clone());
+    let (files, begun) = blocking(move || Ok((unmerged(&git, &at), under_way(&git, &at, &of, &to)?))).await?;
+    let abort = match begun {
+        UnderWay::Merge => run(repo, exec, path, "merge_abort", &["merge", "--abort"]).await,
+        UnderWay::Rebase => run(repo, exec, path, "rebase_abort", &["rebase", "--abort"]).await,
+        UnderWay::Nothing | UnderWay::AnothersOwn => Ok(()),
+    };
+    let (git, at, of, from, to) = (repo.clone(), path.to_owned(), slug.clone(), head.clone(), base.clone());
+    let conflicts = !files.is_empty();
+    let left = blocking(move || {
+        let under_way = under_way(&git, &at, &of, &to)?;
+        let branch = match git.branch_oid(&of) {
+            _ if under_way == UnderWay::AnothersOwn => Branch::Elsewhere,
+            Some(now) if now == from => Branch::WhereItWas,
+            Some(now) if git.contains(&now, &to)? => Branch::WithTheBase,
+            _ => Branch::Elsewhere,
+        };
+        let left = Left { under_way: matches!(under_way, UnderWay::Merge | UnderWay::Rebase), branch, conflicts };
+        if !left.under_way && branch == Branch::WhereItWas {
+            put_back(&git, &at, &from, &to)?;
+        }
+        Ok(left)
+    });
+    match settlement(left.await?) {
+        // It failed, and what it was to call off is still there.
+        Settlement::Unfinished => abort.map(|()| (Settlement::Unfinished, files)),
+        came_to => Ok((came_to, files)),
     }
-    if files.is_empty() { Err(error) } else { Ok(SyncOutcome::Conflict { files }) }
 }
 
-async fn abort(repo: &Repository, exec: &impl Exec, path: &Path, slug: &Slug) -> Result<(), GitError> {
-    match repo.glance(path, slug)? {
-        Place::Present { in_progress: Some("merge"), .. } => {
-            run(repo, exec, path, "merge_abort", &["merge", "--abort"]).await
-        }
-        Place::Present { in_progress: Some("rebase"), .. } => {
-            run(repo, exec, path, "rebase_abort", &["rebase", "--abort"]).await
-        }
-        _ => Ok(()),
-    }
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, GitError> + Send + 'static,
+) -> Result<T, GitError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| GitError::State(format!("looking at what a sync does failed: {error}")))?
+}
+
+/// What git says is under way in a worktree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum UnderWay {
+    Nothing,
+    /// A merge of the base.
+    Merge,
+    /// A rebase onto the base.
+    Rebase,
+    /// Anything else: that is for whoever began it to end.
+    AnothersOwn,
+}
+
+fn under_way(repo: &Repository, path: &Path, slug: &Slug, base: &Oid) -> Result<UnderWay, GitError> {
+    let Place::Present { in_progress: Some(what), .. } = repo.glance(path, slug)? else { return Ok(UnderWay::Nothing) };
+    let Some(admin) = repo.git_dir_of(path) else { return Ok(UnderWay::Nothing) };
+    let names_base =
+        |file: &str| read_small(&admin.join(file)).ok().flatten().is_some_and(|said| said.trim_end() == base.as_str());
+    Ok(match what {
+        "merge" if names_base("MERGE_HEAD") => UnderWay::Merge,
+        "rebase" if names_base("rebase-merge/onto") || names_base("rebase-apply/onto") => UnderWay::Rebase,
+        _ => UnderWay::AnothersOwn,
+    })
 }
 
 fn unmerged(repo: &Repository, path: &Path) -> Vec<String> {
@@ -211,9 +275,7 @@ fn blocker<'a>(head: &git2::Tree<'_>, path: &Path, name: &'a Path) -> Option<&'a
     })
 }
 
-/// Undoes a sync of ours that was cut short. The durable mark proves that the work tree was clean at `head` when it
-/// began, so a file that is not as committed at `head` but as (or the beginning of) what `base` brings is ours and is
-/// put back; anything else is somebody's edit and stays.
+/// Undoes a sync of ours that was cut short, unless it was whole and only its mark was not cleared.
 pub async fn undo_interrupted(
     repo: &Arc<Repository>,
     exec: &impl Exec,
@@ -222,18 +284,15 @@ pub async fn undo_interrupted(
     head: &Oid,
     base: &Oid,
 ) -> Result<(), GitError> {
-    abort(repo, exec, path, slug).await?;
-    let (git, at, slug, from, to) = (repo.clone(), path.to_owned(), slug.clone(), head.clone(), base.clone());
-    let undone = tokio::task::spawn_blocking(move || {
-        // The branch has moved: the merge was whole, only its mark was not cleared.
-        if git.branch_oid(&slug).as_ref() != Some(&from) {
-            return Ok(());
-        }
-        put_back(&git, &at, &from, &to)
-    });
-    undone.await.map_err(|error| GitError::State(format!("undoing failed: {error}")))?
+    match settle(repo, exec, path, slug, head, base).await? {
+        (Settlement::Unfinished, _) => Err(unfinished(path)),
+        _ => Ok(()),
+    }
 }
 
+/// The durable mark proves that the work tree was clean at `head` when the sync began, so a file that is not as committed
+/// at `head` but as (or the beginning of) what `base` brings is ours and is put back; anything else is somebody's edit and
+/// stays.
 fn put_back(repo: &Repository, path: &Path, head: &Oid, base: &Oid) -> Result<(), GitError> {
     for change in repo.local_changes(path)? {
         let content = repo.worker_file(path, &change.path).unwrap_or_default();

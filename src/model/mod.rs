@@ -2,7 +2,7 @@
 //!
 //! Reading order: `ids` and `time` (what things are called), `phase` and `plan` (what a call has to do), `claim`, `todo`
 //! and `lane` (leases, stages, breakers), `agenda` and `next` (who gets which todo), `desk` (all of that together),
-//! `fingerprint` and `failure` (what failed), `roadmap`, `filed`, `repo_config` and `prepare` (what a repository says),
+//! `fingerprint` and `failure` (what failed), `git_fault` (what it means that git failed), `roadmap`, `filed`, `repo_config` and `prepare` (what a repository says),
 //! `operation`, `work_order`, `problem`, `kept` and `event` (what clients and the ledger see), `record` (what is
 //! remembered of a slug), `door`, `pace` and `mask` (who comes in, how often, and what is told to nobody), `trace` (where in a
 //! trace something is), `planted` (what in a repository could lead git astray), `worktree` and `session` (what is shown as it
@@ -17,6 +17,7 @@ pub mod event;
 pub mod failure;
 pub mod filed;
 pub mod fingerprint;
+pub mod git_fault;
 pub mod hang;
 pub mod ids;
 pub mod incident;

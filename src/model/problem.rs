@@ -128,8 +128,8 @@ codes! {
     Internal = "internal", 500, true, "The daemon failed while answering";
     /// The daemon is shutting down.
     Draining = "draining", 503, true, "The daemon is shutting down";
-    /// The ledger cannot be written or read.
-    StoreUnavailable = "store_unavailable", 503, true, "The ledger is not available";
+    /// What the daemon keeps on disk cannot be written or read: the ledger, a log, a worktree.
+    StoreUnavailable = "store_unavailable", 503, true, "The daemon's disk is not available";
     /// An actor is being restarted.
     Restarting = "restarting", 503, true, "The part that answers this is being restarted";
     /// Another process holds the worktree or a git lock for too long.

@@ -16,6 +16,11 @@ use crate::scale::{Dice, seed, size};
 const REASON_LIMIT: Duration = Duration::from_secs(1);
 /// How often a reason may be late because the machine is busy.
 const ASKED_AT_MOST: u32 = 10;
+/// Sequences of deeds that are gone through one after the other in one repository.
+const SEQUENCES_OF_A_SITE: usize = 10;
+/// Longest time until a pipe that somebody waits at is named: it is looked for after a second or three, more than once, and a
+/// busy machine takes its own.
+const PIPE_LIMIT: Duration = Duration::from_secs(45);
 
 /// Asks, and says how long the answer took. A machine that is busy just then is asked again: a reason that is late is late
 /// every time.
@@ -100,6 +105,23 @@ impl Place {
         let _ = git_command(&self.worktree, args).output().expect("git runs");
     }
 
+    fn move_base(&self) {
+        let main = Repo { path: self.repo.clone() };
+        main.write("moved.txt", "the base's\n");
+        main.commit("moves");
+    }
+
+    /// An object is gone.
+    fn lose(&self, of: &Path, object: &str) {
+        std::fs::remove_file(self.object(of, object)).expect("is loose");
+    }
+
+    /// The file of an object.
+    fn object(&self, of: &Path, object: &str) -> PathBuf {
+        let oid = git(of, &["rev-parse", object]);
+        self.repo.join(".git/objects").join(&oid[..2]).join(&oid[2..])
+    }
+
     /// The worktree and the base change the same line.
     fn diverge(&self) {
         write(&self.worktree.join("README.md"), "the worker's\n");
@@ -110,7 +132,7 @@ impl Place {
     }
 }
 
-const STATES: [State; 21] = [
+const STATES: [State; 28] = [
     ("a stale index.lock", |at| write(&at.admin.join("index.lock"), "")),
     ("a stale HEAD.lock", |at| write(&at.admin.join("HEAD.lock"), "")),
     ("a stale packed-refs.lock", |at| write(&at.repo.join(".git/packed-refs.lock"), "")),
@@ -157,6 +179,45 @@ const STATES: [State; 21] = [
         std::fs::rename(&at.worktree, &at.outside).expect("moves");
         symlink(&at.outside, &at.worktree).expect("links");
     }),
+    ("a tree of its HEAD that is missing", |at| {
+        at.move_base();
+        at.lose(&at.worktree, "HEAD^{tree}");
+    }),
+    ("a file of its HEAD that is missing", |at| {
+        at.move_base();
+        at.lose(&at.worktree, "HEAD:mine.txt");
+    }),
+    ("a tree of the base that is missing", |at| {
+        at.move_base();
+        at.lose(&at.repo, "main^{tree}");
+    }),
+    ("a file of the base that is missing", |at| {
+        at.move_base();
+        at.lose(&at.repo, "main:moved.txt");
+    }),
+    ("a sparse checkout", |at| {
+        at.git(&["sparse-checkout", "set", "--no-cone", "/todos/"]);
+        at.move_base();
+    }),
+    ("files of LFS where there is none", |at| {
+        let main = Repo { path: at.repo.clone() };
+        main.write(".gitattributes", "*.bin filter=lfs diff=lfs merge=lfs -text\n");
+        let pointer = format!("version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize 4\n", "0".repeat(64));
+        main.write("large.bin", &pointer);
+        main.commit("large");
+        for (key, value) in [("clean", "git-lfs clean -- %f"), ("smudge", "git-lfs smudge -- %f"), ("required", "true")]
+        {
+            git(&at.repo, &["config", &format!("filter.lfs.{key}"), value]);
+        }
+    }),
+    ("its branch somewhere else, and others whose names differ in case alone", |at| {
+        std::fs::rename(&at.worktree, &at.outside).expect("moves");
+        git(&at.repo, &["worktree", "prune"]);
+        let elsewhere = at.outside.with_extension("elsewhere");
+        git(&at.repo, &["worktree", "add", "--quiet", &elsewhere.to_string_lossy(), "fix"]);
+        git(&at.repo, &["branch", "Fix"]);
+        std::fs::create_dir(at.worktree.with_file_name("FIX")).expect("makes");
+    }),
     ("a file in its place", |at| {
         std::fs::rename(&at.worktree, &at.outside).expect("moves");
         write(&at.worktree, "mine\n");
@@ -176,8 +237,9 @@ fn pipe(at: &Path) {
 async fn every_state_of_git_is_named_at_once_or_mended_and_nothing_is_lost() {
     for (what, bring_about) in STATES {
         let site = Site::new();
-        let repo = site.app(&["fix"], "");
+        let repo = site.app(&["fix", "beside"], "");
         let house = site.start(&[&repo]).await;
+        house.begun("beside").await;
         house.order("fix").await;
         let worktree = site.worktree("fix");
         write(&worktree.join("mine.txt"), "committed\n");
@@ -203,8 +265,95 @@ async fn every_state_of_git_is_named_at_once_or_mended_and_nothing_is_lost() {
         let list = house.client.get("/worktrees?wait_ms=5000").await.expect("answers");
         assert_eq!(list.status, 200, "{what}: {}", list.text());
         had.assert_kept(&site, &repo.path, what);
-        house.stop().await;
+        house.stop_with_all_kept().await;
     }
+}
+
+/// Who cannot be given work while a pipe is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Suffers {
+    /// It hangs on what git had to read anew.
+    PerhapsItsWorktree,
+    ItsWorktree,
+    /// Whoever the base is brought to.
+    Everybody,
+}
+
+/// A pipe where git reads a file.
+type Trap = (&'static str, fn(&Place) -> PathBuf, Suffers);
+
+const TRAPS: [Trap; 8] = [
+    ("patterns", |at| at.worktree.join(".gitignore"), Suffers::ItsWorktree),
+    ("patterns deep down", |at| at.worktree.join("todos/fix/.gitignore"), Suffers::ItsWorktree),
+    ("attributes", |at| at.worktree.join(".gitattributes"), Suffers::PerhapsItsWorktree),
+    ("submodules", |at| at.worktree.join(".gitmodules"), Suffers::PerhapsItsWorktree),
+    ("a tree of its HEAD", |at| at.object(&at.worktree, "HEAD^{tree}"), Suffers::ItsWorktree),
+    ("a commit of its own", |at| at.object(&at.worktree, "HEAD"), Suffers::ItsWorktree),
+    ("a file of the base", |at| at.object(&at.repo, "main:moved.txt"), Suffers::Everybody),
+    ("patterns of all", |at| at.repo.join(".git/info/exclude"), Suffers::Everybody),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pipe_where_git_reads_a_file_is_named_in_seconds_and_holds_nobody_else_up() {
+    futures_util::future::join_all(TRAPS.map(|(what, trap, suffers)| fall_into(what, trap, suffers))).await;
+}
+
+async fn fall_into(what: &str, trap: fn(&Place) -> PathBuf, suffers: Suffers) {
+    let site = Site::new();
+    let repo = site.app(&["fix", "other"], "");
+    let house = site.start(&[&repo]).await;
+    house.order("fix").await;
+    house.order("other").await;
+    let worktree = site.worktree("fix");
+    write(&worktree.join("mine.txt"), "committed\n");
+    git(&worktree, &["add", "--all"]);
+    git(&worktree, &["commit", "--quiet", "--message", "work"]);
+    let place = Place {
+        repo: repo.path.clone(),
+        worktree: worktree.clone(),
+        admin: repo.path.join(".git/worktrees/fix"),
+        outside: site.path("data/worktrees/away"),
+    };
+    // There is something to be brought in.
+    place.move_base();
+    let at = trap(&place);
+    let had = std::fs::read(&at).ok();
+    let _ = std::fs::remove_file(&at);
+    pipe(&at);
+    let work = |slug: &str| house.work(json!({ "lane": "builder", "slug": slug, "wait_ms": 45_000 }));
+    for _ in 0..2 {
+        let asked = async |slug: &str| {
+            let begun = Instant::now();
+            let reply = work(slug).await;
+            assert!(begun.elapsed() < PIPE_LIMIT, "{what}: {slug} after {:?}", begun.elapsed());
+            assert!(is_named(&reply), "{what}: {slug}: {}", reply.text());
+            reply
+        };
+        let (fix, other, list) = tokio::join!(asked("fix"), asked("other"), async {
+            let begun = Instant::now();
+            let list = house.client.get("/worktrees?wait_ms=5000").await.expect("answers");
+            assert!(begun.elapsed() < PIPE_LIMIT, "{what}: the list after {:?}", begun.elapsed());
+            list
+        });
+        println!("{what}: {} {}", fix.status, fix.json()["detail"]);
+        assert!(fix.status != 200 || suffers == Suffers::PerhapsItsWorktree, "{what}: {}", fix.text());
+        assert!(suffers == Suffers::Everybody || other.status == 200, "{what}: {}", other.text());
+        assert_eq!(list.status, 200, "{what}: {}", list.text());
+    }
+    std::fs::remove_file(&at).expect("is still there");
+    if let Some(had) = had {
+        std::fs::write(&at, had).expect("puts it back");
+    }
+    for slug in ["fix", "other"] {
+        crate::harness::until(&format!("{what}: {slug} to go on"), || async {
+            let reply = work(slug).await;
+            let has_it = site.worktree(slug).join("moved.txt").exists();
+            (reply.status == 200 && has_it).then_some(())
+        })
+        .await;
+    }
+    site.promises.work_in(&site.worktree("other"));
+    house.stop_with_all_kept().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -296,7 +445,7 @@ async fn a_repository_of_a_kind_or_state_that_cannot_be_served_says_so_at_once()
         let (reply, _) = ask(&house, "fix").await;
         assert_eq!(reply.status, 422, "{name}: {}", reply.text());
         assert!(reply.text().contains(said), "{name}: {}", reply.text());
-        house.stop().await;
+        house.stop_with_all_kept().await;
     }
 }
 
@@ -312,8 +461,9 @@ fn append(file: &Path, text: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_becomes_unreadable_while_it_is_served_is_named_and_served_again_when_it_is_mended() {
     let site = Site::new();
-    let repo = site.app(&["fix"], "");
+    let repo = site.app(&["fix", "beside"], "");
     let house = site.start(&[&repo]).await;
+    house.begun("beside").await;
     house.order("fix").await;
     let config = repo.path.join(".git/config");
     let good = std::fs::read(&config).expect("reads");
@@ -328,7 +478,7 @@ async fn what_becomes_unreadable_while_it_is_served_is_named_and_served_again_wh
         std::fs::write(&config, &good).expect("mends");
         house.order("fix").await;
     }
-    house.stop().await;
+    house.stop_with_all_kept().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -349,7 +499,7 @@ async fn a_branch_that_leaves_no_room_for_the_todos_own_is_named_at_once() {
         assert!(body["detail"].as_str().is_some_and(|detail| detail.contains(other)), "{body}");
     }
     house.order("empty").await;
-    house.stop().await;
+    house.stop_with_all_kept().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -362,7 +512,7 @@ async fn a_roadmap_of_fifty_megabytes_is_a_fault_of_the_roadmap_and_its_todos_ca
     house.order("fix").await;
     let todos = house.client.get("/todos").await.expect("answers");
     assert!(todos.text().contains("fix"), "{}", todos.text().chars().take(300).collect::<String>());
-    house.stop().await;
+    house.stop_with_all_kept().await;
 }
 
 /// What a worker has by a plain book of its own: commits and files it made, whatever git's state is.
@@ -485,14 +635,21 @@ impl Book {
 async fn no_sequence_of_deeds_loses_a_commit_or_a_file_or_is_left_without_a_reason() {
     let sequences = size("GIT_SEQUENCES", [20, 200, 1_000]);
     let mut dice = Dice(seed(None));
-    let site = Site::new();
     let names: Vec<String> = (0..sequences).map(|number| format!("todo-{number}")).collect();
+    // All files of a site are gone through after every deed, so each site has a few.
+    for names in names.chunks(SEQUENCES_OF_A_SITE) {
+        go_through(names, &mut dice).await;
+    }
+}
+
+async fn go_through(names: &[String], dice: &mut Dice) {
+    let site = Site::new();
     let repo = site.app(&names.iter().map(String::as_str).collect::<Vec<_>>(), "");
     // The same fault again and again is what is tried here: no lane pauses for it.
     let house =
         site.start_with(&[&repo], &[("breaker.failures", "1000")], slugline::actors::faults::Faults::default()).await;
     for slug in names {
-        house.order(&slug).await;
+        house.order(slug).await;
         let mut book = Book { slug: slug.clone(), made: 0, commits: Vec::new(), files: BTreeMap::new() };
         let mut deeds = Vec::new();
         for _ in 0..=dice.below(6) {
@@ -501,14 +658,14 @@ async fn no_sequence_of_deeds_loses_a_commit_or_a_file_or_is_left_without_a_reas
             book.done(deed, &site, &repo);
             book.assert_kept(&site, &repo, &deeds);
             if dice.below(3) > 0 {
-                let (reply, _) = ask(&house, &slug).await;
+                let (reply, _) = ask(&house, slug).await;
                 assert!(is_named(&reply), "{slug} after {deeds:?}: {}", reply.text());
                 book.assert_kept(&site, &repo, &deeds);
             }
         }
-        let (reply, _) = ask(&house, &slug).await;
+        let (reply, _) = ask(&house, slug).await;
         assert!(is_named(&reply), "{slug} after {deeds:?}: {}", reply.text());
         book.assert_kept(&site, &repo, &deeds);
     }
-    house.stop().await;
+    house.stop_with_all_kept().await;
 }

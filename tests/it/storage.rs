@@ -18,7 +18,7 @@ use slugline::model::ids::OperationId;
 use slugline::store::{Store, StoreError, Write};
 
 use crate::disk::{Disk, FAILED, LEDGER, LOGS, NO_ROOM, REST, after_power_loss};
-use crate::harness::{Noting, Repo, Site, Spawned, problem, until};
+use crate::harness::{Noting, Repo, Site, Spawned, git_command, problem, until, write};
 use crate::promises::Promises;
 use crate::replay::replay;
 use crate::scale::{Dice, seed, size};
@@ -274,8 +274,9 @@ async fn a_full_disk_refuses_what_is_to_be_written_and_nothing_else_and_goes_on_
     assert!(post(&daemon.client, "/todos/app", &new).await.is_some(), "a todo that is filed needs no log");
     let body = json!({ "lane": "builder", "slug": "without-logs", "wait_ms": 45_000 });
     let refused = daemon.client.post("/todos/work", &body).await.expect("answers");
-    println!("without a place for logs: {}", refused.text());
-    assert!(refused.status >= 400 && refused.text().contains("log"), "{}", refused.text());
+    let refused = problem(&refused, 503, "store_unavailable");
+    assert!(refused["detail"].as_str().is_some_and(|detail| detail.contains("log")), "{refused}");
+    assert_eq!(refused["retryable"], true);
     recovers(&daemon.client).await;
     reads_go_on(&daemon.client).await;
     std::fs::remove_file(&logs).expect("removes");
@@ -306,12 +307,130 @@ async fn everything_else_in_the_data_directory_can_be_refused_and_the_daemon_sti
     let daemon = Spawned { child, client: site.noting(Client::unix(&site.path("data/slugline.sock"))) };
     until("the daemon to serve", || async { daemon.client.get("/livez").await.ok() }).await;
     assert!(!site.path("data/address").exists(), "the address of another daemon");
+    // Nor has a run a place for its log, as where there is no room for another name.
+    let logs = site.path("data/logs/operations");
+    let _ = std::fs::rename(&logs, site.path("aside"));
+    std::fs::create_dir_all(site.path("data/logs")).expect("makes");
+    std::fs::write(&logs, "no directory").expect("writes");
+    let body = json!({ "lane": "builder", "slug": SLUGS[0], "wait_ms": 45_000 });
+    let refused = problem(&daemon.client.post("/todos/work", &body).await.expect("answers"), 503, "store_unavailable");
+    assert!(refused["detail"].as_str().is_some_and(|detail| detail.contains("log")), "{refused}");
+    assert_eq!(refused["retryable"], true);
     let dump = daemon.client.post("/debug/hang-dump", &json!({})).await.expect("answers");
     assert!(dump.status == 200 || dump.json()["retryable"] == true, "{}", dump.text());
     recovers(&daemon.client).await;
     reads_go_on(&daemon.client).await;
+    std::fs::remove_file(&logs).expect("removes");
+    until("the todo to be had", || async {
+        let reply = daemon.client.post("/todos/work", &body).await.expect("answers");
+        (reply.status == 200).then_some(())
+    })
+    .await;
     drop(daemon);
     all_kept(&site, &repo).await;
+}
+
+/// A small disk in the daemon's own name space, seen from outside.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    /// Leaves no room for a byte or a name.
+    fn fill(&self) {
+        let dir = self.0.join("filled");
+        std::fs::create_dir(&dir).expect("makes");
+        let mut names = (0..).map(|number| File::create(dir.join(format!("{number}"))));
+        let full = names.find_map(Result::err);
+        let mut first = File::options().write(true).open(dir.join("0")).expect("opens");
+        let error =
+            std::iter::repeat_with(|| std::io::Write::write_all(&mut first, &[7; 1 << 16])).find_map(Result::err);
+        println!("{}: {full:?}, {error:?}", self.0.display());
+    }
+
+    fn empty(&self) {
+        std::fs::remove_dir_all(self.0.join("filled")).expect("removes");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn full_disks_under_worktrees_and_logs_are_named_lose_nothing_and_all_goes_on_when_there_is_room() {
+    let cycles = whole(size("TEST_FULL_CYCLES", [4, 50, 50]));
+    let site = Site::new();
+    let places = ["worktrees", "logs"].map(|name| site.path("data").join(name));
+    let own = ["--user", "--map-root-user", "--mount", "sh", "-euc"];
+    let mounts = "for at in \"$1\" \"$2\"; do mkdir -p \"$at\"; mount -t tmpfs -o size=64m,nr_inodes=20000,mode=0700 tmpfs \"$at\"; done; shift 2; exec \"$@\"";
+    let with_disks = |program: &str| {
+        let mut command = Command::new("unshare");
+        command.args(own).args([mounts, "sh"]).args(&places).arg(program);
+        command
+    };
+    let tried = with_disks("true").output();
+    if !tried.as_ref().is_ok_and(|tried| tried.status.success()) {
+        println!("not shown: a small disk cannot be mounted here ({tried:?})");
+        return;
+    }
+    let slugs: Vec<String> = (0..cycles).map(|cycle| format!("cycle-{cycle}")).chain(["kept".to_owned()]).collect();
+    let repo = site.app(&slugs.iter().map(String::as_str).collect::<Vec<_>>(), "");
+    let data = site.path("data");
+    let mut command = with_disks(env!("CARGO_BIN_EXE_slugline"));
+    command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(&data).arg("--repo").arg(&repo.path);
+    command.envs(vars(&FREELY)).env("SLUGLINE_LOG_LEVEL", "warn").stdin(Stdio::null());
+    let log = File::create(site.path("daemon.log")).expect("makes");
+    let child = command.current_dir(site.dir.path()).stderr(log).spawn().expect("starts");
+    let read = |name: &str| std::fs::read_to_string(data.join(name)).ok().map(|text| text.trim().to_owned());
+    let address = until("the daemon to write its address", || async { read("address")?.parse().ok() }).await;
+    let daemon = Spawned { child, client: site.noting(Client::tcp(address, read("token"))) };
+    // The same disks, from here.
+    let root = PathBuf::from(format!("/proc/{}/root", daemon.child.id()));
+    let disks = places.each_ref().map(|place| Mounted(root.join(place.strip_prefix("/").expect("absolute"))));
+    let client = &daemon.client;
+    let ask = async |slug: &str| {
+        let body = json!({ "lane": "builder", "slug": slug, "worker": slug, "wait_ms": 45_000 });
+        client.post("/todos/work", &body).await.expect("answers")
+    };
+    let had = async |slug: &str| {
+        until(&format!("{slug} to be had"), || async { (ask(slug).await.status == 200).then_some(()) }).await;
+    };
+    had("kept").await;
+    let kept = disks[0].0.join("app/kept");
+    write(&kept.join("committed.txt"), "committed\n");
+    // git goes by the real path of where it is, which is there in the daemon's name space alone.
+    let git_inside = |args: &[&str]| {
+        let mut command = Command::new("nsenter");
+        let pid = daemon.child.id().to_string();
+        command.args(["--target", &pid, "--user", "--preserve-credentials", "--mount"]);
+        let at = places[0].join("app/kept");
+        let inner = git_command(site.dir.path(), &[]);
+        command.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?)))).arg("git").arg("-C").arg(at);
+        let output = command.args(args).output().expect("starts");
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    };
+    git_inside(&["add", "--all"]);
+    git_inside(&["commit", "--quiet", "--message", "work"]);
+    for cycle in 0..cycles {
+        // Something to bring in, and something to be made.
+        repo.write(&format!("base-{cycle}.txt"), &"of the base\n".repeat(1_000));
+        repo.commit("moves");
+        let full: &[Mounted] = [&disks[..1], &disks[1..], &disks[..]][cycle % 3];
+        full.iter().for_each(Mounted::fill);
+        for slug in ["kept", &slugs[cycle]] {
+            let refused = problem(&ask(slug).await, 503, "store_unavailable");
+            assert_eq!(refused["retryable"], true, "{refused}");
+            assert!(refused["detail"].as_str().is_some_and(|detail| detail.contains("make room")), "{refused}");
+        }
+        reads_go_on(client).await;
+        recovers(client).await;
+        full.iter().for_each(Mounted::empty);
+        for slug in ["kept", &slugs[cycle]] {
+            had(slug).await;
+            assert!(disks[0].0.join("app").join(slug).join(format!("base-{cycle}.txt")).exists(), "{slug}");
+        }
+        assert_eq!(std::fs::read_to_string(kept.join("committed.txt")).expect("I7"), "committed\n");
+        assert_eq!(git_inside(&["status", "--porcelain"]), "", "nothing half brought in is left");
+        site.promises.is_known(client).await;
+    }
+    daemon.kill_with_all_kept().await;
+    no_panic(&site);
 }
 
 /// A daemon that is to end by itself, its output, and how long it took.

@@ -50,8 +50,7 @@ fn git_of(run: &Run) -> Result<Arc<Repository>, PhaseFault> {
 
 /// A git failure as clients see it.
 fn git_fault(what: &str, error: &GitError) -> PhaseFault {
-    let code = if error.is_lock_contention() { ProblemCode::LockTimeout } else { ProblemCode::Internal };
-    Problem::new(code, format!("{what}: {error}")).into()
+    error.problem(what).into()
 }
 
 /// Runs something on a thread that may block.

@@ -46,6 +46,7 @@ pub async fn carry_out(run: &mut Run, reason: Reason, found: &Look) -> Result<Re
         }
         SyncOutcome::Conflict { files } => Err(conflict(run, found, head, files).await?),
         SyncOutcome::InTheWay { files } => Err(in_the_way(run, &files)),
+        SyncOutcome::Failed { error } => Err(git_fault(&format!("bringing the base into {}", run.args.todo), &error)),
     }
 }
 

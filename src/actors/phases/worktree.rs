@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::actors::exclusion::private_parent;
+use crate::actors::exclusion::{not_kept, private_parent};
 use crate::actors::exec::RunExec;
 use crate::actors::phases::{blocking, git_fault, git_of};
 use crate::actors::probe::Look;
@@ -55,9 +55,8 @@ async fn make(run: &mut Run, found: &Look, path: &std::path::Path) -> Result<(),
     let _writer = locks.take(&format!("registry {}", repo.name()), &who, repo.registry.lock()).await;
     metric::lock_waited(LockKind::Repo, waiting.elapsed());
     let target = path.to_owned();
-    blocking(move || private_parent(target)).await?.map_err(|error| {
-        Problem::new(ProblemCode::Internal, format!("cannot make the directory of {}: {error}", path.display()))
-    })?;
+    let made = blocking(move || private_parent(target)).await?;
+    made.map_err(|error| not_kept("the directory of worktree", path, &error))?;
     let mut place = found.probe.worktree;
     if place == WorktreeState::HalfMade {
         place = set_half_made_aside(run, &git, path).await?;
