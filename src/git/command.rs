@@ -77,10 +77,10 @@ pub enum GitError {
         tail: String,
     },
     /// It took longer than it may.
-    #[error("git {0} did not end in the time it has and was ended")]
+    #[error("git {0} was ended before it was done (out of time)")]
     TimedOut(&'static str),
     /// It was ended because the caller asked for it.
-    #[error("git {0} was ended before it was done")]
+    #[error("git {0} was ended before it was done (cancelled)")]
     Cancelled(&'static str),
     /// It could not be run.
     #[error("git {what} could not be run: {}", problem.detail)]

@@ -26,11 +26,11 @@ const GIT_SLOW: Duration = Duration::from_secs(3);
 /// How often it is looked who takes long, and how many times in a row nobody may be there before that rests.
 const BEAT: Duration = Duration::from_millis(200);
 const IDLE_BEATS: u32 = 5;
-/// Names looked at in one place, and pipes remembered.
+/// Names looked at in one place, and pipes that are kept hold of: each is an open file.
 const NAMES_MAX: usize = 500_000;
-const PIPES_MAX: usize = 1_000;
+const PIPES_MAX: usize = 64;
 /// What git and the library read of a work tree, in whichever directory, besides the files that are tracked.
-pub(super) const READ_ANYWHERE: [&str; 3] = [".gitignore", ".gitattributes", ".gitmodules"];
+const READ_ANYWHERE: [&str; 3] = [".gitignore", ".gitattributes", ".gitmodules"];
 
 static WATCH: Mutex<Watch> =
     Mutex::new(Watch { uses: BTreeMap::new(), last: 0, pipes: BTreeMap::new(), running: false, resting: false });

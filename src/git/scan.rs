@@ -21,7 +21,6 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir};
 
 use super::files::{self, Links};
 use super::index::{Entry, INDEX_BYTES_MAX, Index, IndexError, oid_of_bytes};
-use super::pipes::READ_ANYWHERE;
 use super::porcelain::Status;
 use super::stamp::Witness;
 use super::{Repository, id_of};
@@ -703,13 +702,7 @@ impl Scan<'_> {
         };
         self.listing = listing;
         self.dirs.push(self.worktree.join(prefix.strip_suffix(b"/").unwrap_or(prefix).to_path_lossy()));
-        result?;
-        let reads = |name: &[u8]| READ_ANYWHERE.iter().any(|read| read.as_bytes() == name);
-        let pipe = listed.iter().find(|(name, kind)| *kind == FileType::Fifo && reads(name));
-        let named = pipe.map(|(name, _)| {
-            self.unreadable(prefix, name, &io::Error::other("it is a pipe, and git reads a file of that name"))
-        });
-        named.map_or(Ok(listed), Err)
+        result.map(|()| listed)
     }
 
     /// Takes in the ignore file of a directory, if it has one; the caller takes it out again.

@@ -52,6 +52,7 @@ const WORDS: [(GitFault, &[&str]); 4] = [
             "missing blob",
             "missing tree",
             "bad object",
+            "invalid object",
             "bad tree object",
             "unable to read tree",
             "unable to read sha1 file",

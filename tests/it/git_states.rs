@@ -105,7 +105,9 @@ impl Place {
         let _ = git_command(&self.worktree, args).output().expect("git runs");
     }
 
+    /// The base has something to be brought in, and nothing of the worker's is in its way.
     fn move_base(&self) {
+        self.git(&["commit", "--quiet", "--message", "staged"]);
         let main = Repo { path: self.repo.clone() };
         main.write("moved.txt", "the base's\n");
         main.commit("moves");
@@ -200,6 +202,7 @@ const STATES: [State; 28] = [
         at.move_base();
     }),
     ("files of LFS where there is none", |at| {
+        at.move_base();
         let main = Repo { path: at.repo.clone() };
         main.write(".gitattributes", "*.bin filter=lfs diff=lfs merge=lfs -text\n");
         let pointer = format!("version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize 4\n", "0".repeat(64));
