@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use slugline::model::claim::Terms;
-use slugline::model::desk::{Change, Claimed, Completed, Desk, Rules, SWEEP_MAX, WipLimits};
+use slugline::model::desk::{Change, Claimed, Completed, Desk, FilingError, Rules, SWEEP_MAX, WipLimits};
+use slugline::model::event::EventKind;
+use slugline::model::filed::NewTodo;
 use slugline::model::ids::{Lane, RepoName, Slug, TodoKey, Worker};
 use slugline::model::lane::{BreakerTerms, Gate, LaneObstacle, STEPS};
 use slugline::model::roadmap::{self, Catalog};
@@ -665,6 +667,104 @@ fn what_was_claimed_before_a_pause_neither_trips_nor_closes_the_lane_that_opens_
     }
     let (state, _) = desk.lane(&lane);
     assert!(matches!(state.gate, Gate::Probing { step: 0, .. }), "{state:?}");
+}
+
+#[test]
+fn a_claim_in_one_repository_is_no_answer_in_another() {
+    let mut desk = Desk::new(rules());
+    let other = RepoName::parse("other").expect("name");
+    desk.base_is(&repo(), &catalog(2));
+    desk.base_is(&other, &catalog(2));
+    let now = Moment::both(0);
+    for (of, repeats) in [(&repo(), false), (&other, false), (&repo(), true), (&other, true)] {
+        let claimed = desk.next(of, &asker(0, 0), &now);
+        let Claimed::Granted { claim, repeated } = claimed else { panic!("{claimed:?}") };
+        assert_eq!((&claim.todo.repo, repeated), (of, repeats));
+    }
+}
+
+#[test]
+fn a_failure_that_is_nobodys_fault_does_not_close_the_lane_of_its_claim_again() {
+    for no_fault in [true, false] {
+        let mut desk = Desk::new(rules());
+        desk.base_is(&repo(), &catalog(2));
+        let (now, lane) = (Moment::both(0), asker(0, 0).lane);
+        assert!(desk.pause(&lane, "a look", None, now.wall) && desk.resume(&lane, now.wall));
+        let Claimed::Granted { claim, .. } = desk.next(&repo(), &asker(0, 0), &now) else { panic!("it is free") };
+        let said = says(claim.token, Outcome::Failed, "it broke");
+        desk.judged(&claim.todo, &said, &Circumstances { no_fault, ..around() }, &now);
+        assert_eq!(desk.lane(&lane).0.paused().is_some(), !no_fault);
+    }
+}
+
+#[test]
+fn the_same_pause_of_a_lane_is_no_change_and_another_is() {
+    let mut desk = Desk::new(rules());
+    let (lane, now) = (asker(0, 0).lane, Moment::both(0).wall);
+    assert!(desk.pause(&lane, "a look", None, now) && !desk.pause(&lane, "a look", None, now));
+    assert!(desk.pause(&lane, "a look", Some(now.plus_ms(10)), now) && desk.pause(&lane, "another", None, now));
+}
+
+#[test]
+fn a_todo_the_desk_is_given_twice_is_filed_once_and_another_under_its_name_is_refused() {
+    let mut desk = Desk::new(rules());
+    desk.base_is(&repo(), &catalog(1));
+    let now = Moment::both(0).wall;
+    let new = |slug: &str, brief: &str| NewTodo {
+        slug: Slug::parse(slug).expect("slug"),
+        brief: brief.to_owned(),
+        lane: None,
+        after: Vec::new(),
+        priority: 0,
+    };
+    assert_eq!(desk.file(&repo(), new("more", "do it"), now), Ok(true));
+    assert_eq!(desk.file(&repo(), new("more", "do it"), now), Ok(false));
+    assert_eq!(desk.file(&repo(), new("more", "do more"), now), Err(FilingError::Taken));
+    assert_eq!(desk.file(&repo(), new("t0", "do it"), now), Err(FilingError::Taken));
+    let filed = desk.take_changes().into_iter().filter(|change| matches!(change, Change::Filed { .. })).count();
+    assert_eq!((filed, desk.catalog(&repo()).map(|all| all.iter().count())), (1, Some(2)));
+}
+
+#[test]
+fn a_claim_that_fails_tells_of_its_todo_and_one_that_is_given_back_does_not() {
+    let mut desk = Desk::new(rules());
+    desk.base_is(&repo(), &catalog(2));
+    let now = Moment::both(0);
+    let mut tells = |fails: bool, worker: usize| {
+        let claimed = desk.next(&repo(), &asker(worker, worker), &now);
+        let Claimed::Granted { claim, repeated: false } = claimed else { panic!("{claimed:?}") };
+        let other = RepoName::parse("other").expect("name");
+        assert!(desk.at_stage(&repo(), Stage::Build).contains(&claim.todo.slug));
+        assert_eq!(desk.at_stage(&other, Stage::Build), []);
+        desk.take_changes();
+        if fails {
+            desk.complete(&claim.todo, &says(claim.token, Outcome::Failed, "it broke"), 0, &now);
+        } else {
+            desk.release(&claim.todo, claim.token, &now).expect("it is held");
+        }
+        desk.take_changes().iter().any(|change| match change {
+            Change::Todo { events, .. } => events.iter().any(|(kind, _)| *kind == EventKind::TodoUpdated),
+            _ => false,
+        })
+    };
+    assert!(tells(true, 0));
+    assert!(!tells(false, 1));
+}
+
+#[test]
+fn how_long_the_desk_has_been_awake_is_noted_while_something_waits_and_not_all_the_time() {
+    let mut desk = Desk::new(Rules { terms: Terms { lease_ms: 3_600_000, ..terms() }, ..rules() });
+    desk.base_is(&repo(), &catalog(1));
+    let noted = |desk: &mut Desk, now: i64| {
+        desk.sweep(&Moment::both(now));
+        desk.take_changes().iter().any(|change| matches!(change, Change::Awake(_)))
+    };
+    assert!(!noted(&mut desk, 1_000_000), "nothing waits");
+    let claimed = desk.next(&repo(), &asker(0, 0), &Moment::both(1_000_000));
+    assert!(matches!(claimed, Claimed::Granted { .. }), "{claimed:?}");
+    desk.take_changes();
+    assert!(noted(&mut desk, 1_000_000) && !noted(&mut desk, 1_000_001));
+    assert!(noted(&mut desk, 2_000_000));
 }
 
 #[test]
