@@ -258,14 +258,17 @@ const BREAK: [&str; 11] = [
     "swaps",
 ];
 
+/// The name of the function that code is of.
+fn function(code: &str) -> Option<&str> {
+    code[code.find("fn ")? + 3..].split(['(', '<']).next()
+}
+
 /// The tests of a file that end without asking for the promises of `tests/it/promises.rs`, themselves or in what they call.
 fn unasked(text: &str) -> Vec<&str> {
     let asks = |code: &str| code.contains("_all_kept(") || code.contains("kept_after(");
-    let name =
-        |code: &'_ str| code.find("fn ").map(|at| &code[at + 3..]).and_then(|rest| rest.split(['(', '<']).next());
-    let asking: Vec<&str> = text.split("\n}\n").filter(|code| asks(code)).filter_map(name).collect();
+    let asking: Vec<&str> = text.split("\n}\n").filter(|code| asks(code)).filter_map(function).collect();
     let calls = |test: &str| asking.iter().any(|name| test.contains(&format!("{name}(")));
-    tests_in(text).filter(|test| !asks(test) && !calls(test)).filter_map(name).collect()
+    tests_in(text).filter(|test| !asks(test) && !calls(test)).filter_map(function).collect()
 }
 
 #[test]
