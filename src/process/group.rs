@@ -4,8 +4,8 @@
 //! fork nor a session of its own nor a clean environment leads out. The name of the group says whose it is, as the mark in
 //! the environment does; a sweep looks at both. Where groups cannot be made commands run without: then the mark is all.
 //!
-//! Groups are made below the daemon's own where that was given to it: by the service manager (systemd: `Delegate=yes`), by
-//! whoever made it writable for this user, or because there is no service manager that it is kept for (a container).
+//! Groups are made below the daemon's own where that was given to it: by systemd (`Delegate=yes`), which says so at the group, or,
+//! where there is no systemd that keeps all groups (a container), by whoever made it writable for this user.
 
 use std::fs;
 use std::io;
@@ -130,7 +130,7 @@ fn is_given(base: &Path) -> bool {
         let mut value = [0; 1];
         getxattr(base, name, &mut value).is_ok_and(|length| length == 1) && value == *b"1"
     };
-    let kept = rustix::process::geteuid().is_root() && Path::new("/run/systemd/system").exists();
+    let kept = Path::new("/run/systemd/system").exists();
     writable(base) && writable(&base.join(PROCESSES)) && (!kept || said("trusted.delegate") || said("user.delegate"))
 }
 
