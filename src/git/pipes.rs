@@ -136,12 +136,14 @@ fn keep_watch() {
         for pipe in &known {
             pipe.let_go();
         }
-        let waited_at: Vec<Held> = slow.iter().flat_map(Use::let_go).collect();
+        let found: Vec<Held> = slow.iter().flat_map(Use::pipes).collect();
         watch = watched();
         // At one that was taken away somebody may wait who came before.
         let used = !watch.uses.is_empty();
         watch.pipes.retain(|pipe, _| used || is_pipe(pipe));
-        for pipe in waited_at {
+        // Whoever is let go asks what is known, and has to wait for this lock until it is.
+        for pipe in found.into_iter().filter(Held::let_go) {
+            tracing::warn!(pipe = %pipe.path.display(), "a pipe stands where git reads a file; whoever waited at it goes on");
             watch.pipes.insert(pipe.path.clone(), Arc::new(pipe));
         }
         while watch.pipes.len() > PIPES_MAX {
@@ -151,8 +153,8 @@ fn keep_watch() {
 }
 
 impl Use {
-    /// Lets everybody go who waits at a pipe in its places, and says at which.
-    fn let_go(&self) -> Vec<Held> {
+    /// The pipes in its places.
+    fn pipes(&self) -> Vec<Held> {
         let mut pipes = Vec::new();
         below(&self.common_dir, &mut |path, _| pipes.push(path));
         if let Some(worktree) = &self.worktree {
@@ -163,11 +165,7 @@ impl Use {
             });
         }
         pipes.extend(named_in(&self.common_dir.join("config")));
-        let held = pipes.into_iter().filter_map(Held::of).filter(Held::let_go);
-        held.inspect(|pipe| {
-            tracing::warn!(pipe = %pipe.path.display(), "a pipe stands where git reads a file; whoever waited at it goes on");
-        })
-        .collect()
+        pipes.into_iter().filter_map(Held::of).collect()
     }
 }
 
