@@ -50,9 +50,7 @@ pub fn has_credentials(text: &str) -> bool {
 #[must_use]
 pub fn masked(text: &str) -> Cow<'_, str> {
     let mut text = Cow::Borrowed(text);
-    if text.contains("://") {
-        text = owned(text, |text| USER.replace_all(text, format!("${{scheme}}{MASK}@")));
-    }
+    text = without_users(text);
     if text.contains('=') {
         text = owned(text, |text| {
             PART.replace_all(text, |found: &Captures<'_>| {
@@ -61,10 +59,17 @@ pub fn masked(text: &str) -> Cow<'_, str> {
             })
         });
     }
+    // Where a slash went with a value there may be an address with a user now.
+    text = without_users(text);
     if text.contains(':') {
         text = owned(text, |text| HEADER.replace_all(text, format!("${{name}}{MASK}")));
     }
     text
+}
+
+fn without_users(text: Cow<'_, str>) -> Cow<'_, str> {
+    let found = text.contains("://");
+    if found { owned(text, |text| USER.replace_all(text, format!("${{scheme}}{MASK}@"))) } else { text }
 }
 
 fn owned<'a>(text: Cow<'a, str>, replace: impl Fn(&str) -> Cow<'_, str>) -> Cow<'a, str> {
@@ -93,6 +98,7 @@ mod tests {
             ("http://h/x?access_token=abc&page=2&X-Sig=def#f", "http://h/x?access_token=***&page=2&X-Sig=***#f"),
             ("http://h/x?private_token=abc'", "http://h/x?private_token=***'"),
             ("> Authorization: Basic dXNlcjpwdw==\nok", "> Authorization: Basic ***\nok"),
+            ("http://a;passwd=b/c;d@h", "http://***@h"),
             ("proxy-authorization: abc", "proxy-authorization: ***"),
             ("AUTHORIZATION: bearer abc def", "AUTHORIZATION: bearer *** def"),
         ] {

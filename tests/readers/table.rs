@@ -55,7 +55,7 @@ pub const READERS: [Reader; 16] = [
     Reader { name: "allowed_hosts", samples: &[b"box.example.org:7584", b"[fe80::1]:80", b"192.0.2.7"], read: allowed_hosts },
     Reader {
         name: "credentials",
-        samples: &[b"fatal: https://bot:s3cret@git.example.org/a.git?token=abc&x=1 Authorization: Basic abc", b"ssh://a:s3cret@c/d"],
+        samples: &[b"fatal: https://bot:s3cret@git.example.org/a.git?token=abc&x=1 Authorization: Basic abc", b"ssh://a:s3cret@c/d", b"http://a;passwd=b/c;d@h"],
         read: credentials,
     },
     Reader { name: "times", samples: &[b"2026-01-01T00:00:00Z", b"-009999-01-01T00:00:00+23:59", b"2026-06-30T23:59:60Z"], read: times },
