@@ -69,6 +69,9 @@ pub async fn judge(context: &Arc<Context>, repo: &Arc<Repo>, found: &Found) -> (
             counted.await.unwrap_or_else(|error| Err(error.to_string()))
         }
     };
+    let lock = found.git_dir.join("index.lock");
+    let held = tokio::task::spawn_blocking(move || lock.exists()).await.unwrap_or(true);
+    let git = held.then(|| "git command that holds index.lock (remove that file if no git runs there)".to_owned());
     let facts = RemovalFacts {
         main: found.main,
         locked: found.locked.clone(),
@@ -76,7 +79,7 @@ pub async fn judge(context: &Arc<Context>, repo: &Arc<Repo>, found: &Found) -> (
         run,
         missing: found.missing,
         changes: status.as_ref().map(|status| status.changes).map_err(Clone::clone),
-        in_progress: found.in_progress.map(str::to_owned),
+        in_progress: found.in_progress.map(str::to_owned).or(git),
         unreachable,
     };
     let mut ignored = status.map(|status| status.ignored).unwrap_or_default();

@@ -281,6 +281,10 @@ async fn nothing_that_would_be_lost_is_removed_and_what_is_safe_goes_aside_with_
     repo.git(&["worktree", "lock", &work.display().to_string()]);
     refused(house.client.delete("/worktrees/app/w").await.expect("answers"), "locked");
     repo.git(&["worktree", "unlock", &work.display().to_string()]);
+    let lock = repo.path.join(".git/worktrees/w/index.lock");
+    write(&lock, "");
+    refused(house.client.delete("/worktrees/app/w").await.expect("answers"), "operation_in_progress");
+    std::fs::remove_file(&lock).expect("is still there");
     git(&work, &["checkout", "--quiet", "--detach"]);
     git(&work, &["commit", "--quiet", "--allow-empty", "-m", "on no branch"]);
     refused(house.client.delete("/worktrees/app/w").await.expect("answers"), "unreachable_commits");
